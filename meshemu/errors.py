@@ -1,0 +1,62 @@
+"""The exceptions that meshemu raises, and the exit code that the command line gives each.
+
+    MeshemuError
+    ├── InputError          exit 2   the user's configuration, file or argument is wrong
+    │   ├── PlanError                a plan does not fit the mesh, the batch or the model
+    │   ├── CaptureError             a module cannot be captured as one graph
+    │   ├── UnsupportedOpError       an operator has no sharding rule
+    │   └── RecordError              a results file cannot be read or written
+    ├── CheckFailed         exit 1   a comparison or a verification found a difference
+    └── ScheduleError       exit 3   a schedule or Program violates an invariant (a defect of ours)
+
+Messages are one line and name the key, op, device or equation with its values.
+"""
+
+__all__ = [
+    "CaptureError",
+    "CheckFailed",
+    "InputError",
+    "MeshemuError",
+    "PlanError",
+    "RecordError",
+    "ScheduleError",
+    "UnsupportedOpError",
+]
+
+
+class MeshemuError(Exception):
+    """Base of all errors that meshemu raises on purpose."""
+
+    exit_code = 3
+
+
+class InputError(MeshemuError):
+    """What the user gave cannot be used."""
+
+    exit_code = 2
+
+
+class PlanError(InputError):
+    """A plan does not fit the mesh, the batch or the model."""
+
+
+class CaptureError(InputError):
+    """A module cannot be captured as one graph."""
+
+
+class UnsupportedOpError(InputError):
+    """An operator has no sharding rule for the layouts that reach it."""
+
+
+class RecordError(InputError):
+    """A results file cannot be read or written."""
+
+
+class CheckFailed(MeshemuError):
+    """A comparison or a verification found a difference."""
+
+    exit_code = 1
+
+
+class ScheduleError(MeshemuError):
+    """A schedule or Program violates an invariant."""
