@@ -1,0 +1,27 @@
+"""What one device of the mesh can do, after everything below the device granularity has been added up."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+__all__ = ["DeviceSpec"]
+
+
+@dataclass(frozen=True)
+class DeviceSpec:
+    """Aggregate figures of one device.
+
+    n_nodes: live nodes in it. matrix_flops_per_s and vector_flops_per_s by number format ("bf16", "cfp8", "fp32", ...).
+    sram_bytes; load_bytes_per_s and store_bytes_per_s of all its SRAM together. op_launch_ps: fixed cost of one op.
+    combine_ps: fixed cost of one combination of a received piece with the device's own (on-device reduction and
+    synchronisation included).
+    """
+
+    name: str
+    n_nodes: int
+    matrix_flops_per_s: Mapping[str, int]
+    vector_flops_per_s: Mapping[str, int]
+    sram_bytes: int
+    load_bytes_per_s: int
+    store_bytes_per_s: int
+    op_launch_ps: int
+    combine_ps: int

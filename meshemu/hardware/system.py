@@ -1,0 +1,246 @@
+"""A machine: nested levels of units, a figure for every number, and the granularity that makes its units devices.
+
+    node -- noc -- node ...      in a die,    18 x 20
+    die  -- die_edge -- die      in a tile,    5 x 5
+    tile -- tile_edge -- tile    in the machine
+
+The levels at and outside the granularity become the grid of devices; those inside it are added up into a DeviceSpec.
+Nothing here knows a particular machine: presets.py does.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from math import prod
+from typing import Any
+
+from meshemu.errors import InputError
+from meshemu.hardware.aggregate import device_spec, spec_figures
+from meshemu.hardware.device import DeviceSpec
+from meshemu.hardware.faults import LinkEnds, Position, check_faults, parse_dead, parse_dead_links
+from meshemu.hardware.figure import Figure, Figures, grid_figure
+from meshemu.hardware.level import Level
+from meshemu.hardware.presets import preset
+from meshemu.units import bandwidth_bytes_per_s, time_ps
+
+__all__ = ["System"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """One machine at one device granularity. Build it by `preset`, `grid` or `from_json`.
+
+    levels: inner first; devices: the unit of one of them. dead: (row, col) of dead devices, None for the preset's own
+    choice; dead_links: pairs of neighbouring devices between which both directed links are dead.
+    InputError is raised where the figures do not fit together.
+    """
+
+    name: str
+    devices: str
+    device_name: str
+    levels: tuple[Level, ...]
+    entries: Figures
+    dead: tuple[Position, ...] | None = None
+    dead_links: tuple[LinkEnds, ...] = ()
+
+    def __post_init__(self) -> None:
+        units = [level.unit for level in self.levels]
+        if self.devices not in units:
+            valid = ", ".join(units)
+            raise InputError(f"devices = {self.devices!r} is not a unit of {self.name}; its units are {valid}")
+        for inner, outer in zip(self.levels[: self._index], self.levels[1:], strict=False):
+            rows, cols = self.figure(inner.grid).shape
+            if self._live_units(inner, outer) > rows * cols:
+                raise InputError(
+                    f"{outer.unit}.{inner.grid} = {self._live_units(inner, outer)} > {inner.grid} = {rows} x {cols}"
+                )
+        check_faults(self.rows, self.cols, self.dead_devices(), self.dead_links)
+
+    @classmethod
+    def preset(cls, name: str, devices: str | None = None, figures: Mapping[str, str] | None = None) -> System:
+        """A machine by name, with `devices` as granularity and a choice among conflicting published figures.
+
+        Example: System.preset("dojo-tile", devices="node", figures={"noc_width": "narrow"}). InputError lists the valid
+        names, units, choices or options.
+        """
+        known = preset(name)
+        chosen = dict(known.figures)
+        for choice, option in (figures or {}).items():
+            options = known.alternatives.get(choice)
+            if options is None:
+                raise InputError(f"unknown choice of figures {choice!r}; {name} has {', '.join(known.alternatives)}")
+            if option not in options:
+                raise InputError(f"figures.{choice} = {option!r} is not one of {', '.join(options)}")
+            chosen.update(options[option])
+        granularity = known.devices if devices is None else devices
+        return cls(
+            name=name,
+            devices=granularity,
+            device_name=f"{name} {granularity}",
+            levels=known.levels,
+            entries=(*chosen.items(), *known.device_costs.get(granularity, ())),
+        )
+
+    @classmethod
+    def grid(
+        cls, *, rows: int, cols: int, bandwidth: object, latency: object, device: DeviceSpec | None = None
+    ) -> System:
+        """A plain mesh: links of one class "link", injection without limit, and no compute cost unless `device`."""
+        source, grade = "System.grid", "given"
+        entries: list[tuple[str, Figure]] = [
+            ("grid", grid_figure(rows, cols, source, grade, key="rows, cols")),
+            ("link.bandwidth", Figure(bandwidth_bytes_per_s(bandwidth), "B/s", source, grade)),
+            ("link.latency", Figure(time_ps(latency, key="latency"), "ps", source, grade)),
+        ]
+        if device is not None:
+            entries += spec_figures(device, "device", source, grade)
+        return cls(
+            name="grid",
+            devices="device",
+            device_name="" if device is None else device.name,
+            levels=(Level("device", "grid", "link"),),
+            entries=tuple(entries),
+        )
+
+    def override(self, values: Mapping[str, object]) -> System:
+        """This machine with some figures replaced, by key: {"tile_edge.bandwidth": "9 TB/s", "tiles": [3, 40]}.
+
+        Beside the keys of `figures()`: dead = [[row, col], ...] and dead_links = [[[row, col], [row, col]], ...], in
+        coordinates of devices. InputError names the key that is unknown, with the valid ones, or that does not fit.
+        """
+        entries = dict(self.entries)
+        dead, dead_links = self.dead, self.dead_links
+        counted = self._counted_by_dead()
+        for key, value in values.items():
+            if key == "dead":
+                dead = parse_dead(value)
+            elif key == "dead_links":
+                dead_links = parse_dead_links(value)
+            elif key in counted:
+                raise InputError(f"{key} follows from the dead {self.devices}s here: give dead = [[row, col], ...]")
+            elif key in entries:
+                entries[key] = entries[key].overridden(key, value)
+            else:
+                valid = ", ".join([*entries, "dead", "dead_links"])
+                raise InputError(f"unknown figure {key!r} of {self.name}; it has {valid}")
+        return replace(self, entries=tuple(entries.items()), dead=dead, dead_links=dead_links)
+
+    def figure(self, key: str) -> Figure:
+        """The figure of this key; KeyError if there is none."""
+        return dict(self.entries)[key]
+
+    def figures(self) -> list[tuple[str, Figure]]:
+        """All figures with their keys, in order."""
+        return list(self.entries)
+
+    @property
+    def outer_levels(self) -> tuple[Level, ...]:
+        """The levels that make the grid of devices, that of the devices first."""
+        return self.levels[self._index :]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the grid of devices."""
+        return prod(self.figure(level.grid).shape[0] for level in self.outer_levels)
+
+    @property
+    def cols(self) -> int:
+        """Columns of the grid of devices."""
+        return prod(self.figure(level.grid).shape[1] for level in self.outer_levels)
+
+    @property
+    def n_devices(self) -> int:
+        """Positions of the grid of devices, dead ones included."""
+        return self.rows * self.cols
+
+    @property
+    def n_alive(self) -> int:
+        """Devices that work."""
+        return self.n_devices - len(self.dead_devices())
+
+    def count(self, grid: str) -> int | None:
+        """Positions in the whole machine on the grids of this name ("dies"); None if it has no such level."""
+        grids = [level.grid for level in self.levels]
+        if grid not in grids:
+            return None
+        return prod(prod(self.figure(name).shape) for name in grids[grids.index(grid) :])
+
+    @property
+    def nodes_per_device(self) -> int:
+        """Live units of the innermost level in one device."""
+        pairs = zip(self.levels[: self._index], self.levels[1:], strict=False)
+        return prod(self._live_units(inner, outer) for inner, outer in pairs)
+
+    @property
+    def device(self) -> DeviceSpec | None:
+        """What one device can do, all live units inside it added up; None for a mesh without compute figures."""
+        return device_spec(dict(self.entries), self.levels[0].unit, self.nodes_per_device, self.device_name)
+
+    @property
+    def injection_bandwidth_bytes_per_s(self) -> int | None:
+        """What one device can inject, and eject, per second; None where that is not limited.
+
+        Only the innermost unit has such a limit: what the many network interfaces of a larger device offer together
+        is more than its edges carry (354 x 128 GB/s = 45 TB/s against 8 TB/s out of a die).
+        """
+        key = f"{self.levels[0].unit}.injection_bandwidth"
+        figures = dict(self.entries)
+        return figures[key].number if self._index == 0 and key in figures else None
+
+    def dead_devices(self) -> tuple[Position, ...]:
+        """(row, col) of the dead devices, sorted."""
+        if self.dead is not None:
+            return self.dead
+        level = self.outer_levels[0]
+        if not level.dead:
+            return ()
+        rows, cols = self.figure(level.grid).shape
+        if (rows, cols) != level.dead_grid:
+            which = f"which {level.unit}s are dead? Give dead = [[row, col], ...]"
+            raise InputError(f"{level.grid} = {rows} x {cols}: {which}")
+        return tuple(sorted(
+            (base_row + row, base_col + col)
+            for base_row in range(0, self.rows, rows)
+            for base_col in range(0, self.cols, cols)
+            for row, col in level.dead
+        ))
+
+    def to_json(self) -> str:
+        """This machine as JSON text that `from_json` reads back exactly."""
+        content = asdict(self)
+        content["entries"] = [[key, asdict(figure)] for key, figure in self.entries]
+        return json.dumps(content)
+
+    @classmethod
+    def from_json(cls, text: str) -> System:
+        """The machine that `to_json` wrote; InputError for any other text."""
+        try:
+            content = _tupled(json.loads(text))
+            entries = tuple((key, Figure(**figure)) for key, figure in content.pop("entries"))
+            levels = tuple(Level(**level) for level in content.pop("levels"))
+            return cls(entries=entries, levels=levels, **content)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise InputError(f"this is not a stored system: {error!r}") from None
+
+    @property
+    def _index(self) -> int:
+        return [level.unit for level in self.levels].index(self.devices)
+
+    def _live_units(self, inner: Level, outer: Level) -> int:
+        """Live units of the inner level in one of the outer."""
+        figures = dict(self.entries)
+        key = f"{outer.unit}.{inner.grid}"
+        return figures[key].number if key in figures else prod(figures[inner.grid].shape)
+
+    def _counted_by_dead(self) -> set[str]:
+        """Keys of live-unit counts that the positions of dead devices decide."""
+        return {f"{outer.unit}.{self.outer_levels[0].grid}" for outer in self.outer_levels[1:2]}
+
+
+def _tupled(value: Any) -> Any:
+    """JSON has lists where the values here have tuples."""
+    if isinstance(value, dict):
+        return {key: _tupled(item) for key, item in value.items()}
+    return tuple(_tupled(item) for item in value) if isinstance(value, list) else value

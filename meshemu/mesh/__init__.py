@@ -1,0 +1,30 @@
+"""The flat grid of devices: links, routes, transit times, and its split over ranks."""
+
+from meshemu.mesh.capacity import bandwidth_between_bytes_per_s, bisection_bytes_per_s
+from meshemu.mesh.flatten import flatten
+from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
+from meshemu.mesh.region import cut_links, lookahead_ps, regions, split_bounds
+from meshemu.mesh.routing import Order, Routes, routes
+from meshemu.mesh.transit import link_rates, message_ps, rate, serialisation_ps
+
+__all__ = [
+    "EAST",
+    "NORTH",
+    "SOUTH",
+    "WEST",
+    "Mesh",
+    "Order",
+    "Routes",
+    "bandwidth_between_bytes_per_s",
+    "bisection_bytes_per_s",
+    "cut_links",
+    "flatten",
+    "link_rates",
+    "lookahead_ps",
+    "message_ps",
+    "rate",
+    "regions",
+    "routes",
+    "serialisation_ps",
+    "split_bounds",
+]

@@ -1,0 +1,91 @@
+"""One flat grid of devices and directed links: what all levels of a system become at a chosen device granularity.
+
+Device ids are row-major: id = row * cols + col, dead devices included. Row 0 is the north edge, column 0 the west edge.
+Links are numbered by (source device, direction) with directions N, E, S, W; injection and ejection links, where the
+hardware limits them, follow all mesh links.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshemu.errors import InputError
+
+__all__ = ["EAST", "NORTH", "SOUTH", "WEST", "Mesh"]
+
+NORTH, EAST, SOUTH, WEST = range(4)
+_DIRECTIONS = ("north", "east", "south", "west")
+
+
+@dataclass(frozen=True, eq=False)
+class Mesh:
+    """Devices and links of a system as arrays.
+
+    rows, cols: size of the grid. row, col, tile_row, tile_col: int32[n_devices]; alive: bool[n_devices].
+    link_src, link_dst: int32[n_links] (equal for injection and ejection links); link_class: int8[n_links], an index
+    into class_names; bandwidth_bytes_per_s, latency_ps: int64[n_links], per direction.
+    out_link: int32[n_devices, 4], the link that leaves a device to N, E, S, W, or -1.
+    injection_link, ejection_link: int32[n_devices], or -1 where a device injects without limit.
+    nest: (unit, rows, cols) of the units that the grid is made of, outermost first, in devices; the last is the device.
+    """
+
+    rows: int
+    cols: int
+    row: NDArray[np.int32]
+    col: NDArray[np.int32]
+    tile_row: NDArray[np.int32]
+    tile_col: NDArray[np.int32]
+    alive: NDArray[np.bool_]
+    link_src: NDArray[np.int32]
+    link_dst: NDArray[np.int32]
+    link_class: NDArray[np.int8]
+    class_names: tuple[str, ...]
+    bandwidth_bytes_per_s: NDArray[np.int64]
+    latency_ps: NDArray[np.int64]
+    out_link: NDArray[np.int32]
+    injection_link: NDArray[np.int32]
+    ejection_link: NDArray[np.int32]
+    nest: tuple[tuple[str, int, int], ...] = (("device", 1, 1),)
+
+    @property
+    def n_devices(self) -> int:
+        """Number of grid positions, dead ones included."""
+        return self.rows * self.cols
+
+    @property
+    def n_links(self) -> int:
+        """Number of directed links, injection and ejection links included."""
+        return len(self.link_src)
+
+    def device_id(self, row: int, col: int) -> int:
+        """Id of the device at (row, col); InputError outside the grid."""
+        if not (0 <= row < self.rows and 0 <= col < self.cols):
+            raise InputError(f"there is no device ({row},{col}) in a grid of {self.rows} x {self.cols} devices")
+        return row * self.cols + col
+
+    def place(self, device: int) -> str:
+        """Where a device is, in words: "tile 0, die (2,3)"; "tile (0,1), die (2,3)" where there are several tiles."""
+        row, col = divmod(int(device), self.cols)
+        words = []
+        outer_rows, outer_cols = self.rows, self.cols
+        for unit, rows, cols in self.nest:
+            alone = (outer_rows, outer_cols) == (rows, cols)
+            words.append(f"{unit} 0" if alone else f"{unit} ({row % outer_rows // rows},{col % outer_cols // cols})")
+            outer_rows, outer_cols = rows, cols
+        return ", ".join(words)
+
+    def direction_of(self, link: int) -> str:
+        """"north", "east", "south" or "west"; "injection" or "ejection" for the links between a device and the mesh."""
+        device = int(self.link_src[link])
+        if self.injection_link[device] == link:
+            return "injection"
+        if self.ejection_link[device] == link:
+            return "ejection"
+        return _DIRECTIONS[int(np.flatnonzero(self.out_link[device] == link)[0])]
+
+    def link_name(self, link: int) -> str:
+        """A link in words: "tile 0, die (2,3) -> east", or "die 0, node (2,3) injection"."""
+        direction = self.direction_of(link)
+        place = self.place(int(self.link_src[link]))
+        return f"{place} -> {direction}" if direction in _DIRECTIONS else f"{place} {direction}"

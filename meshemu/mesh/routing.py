@@ -1,0 +1,147 @@
+"""Routes of messages over the mesh: dimension-ordered, and around what is dead.
+
+XY goes along the row first, then along the column; YX the other way round. Where a dead device or link is on the way,
+the message takes a shortest path around it, the same one every time: among shortest paths, each hop prefers the first
+dimension of the order.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from meshemu.errors import InputError
+from meshemu.mesh.detour import detour
+from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
+
+__all__ = ["Order", "Routes", "routes"]
+
+Order = Literal["xy", "yx"]
+
+_PREFERENCE = {"xy": (EAST, WEST, NORTH, SOUTH), "yx": (NORTH, SOUTH, EAST, WEST)}
+_BLOCK = 1 << 12  # routes walked at once: their arrays stay in cache
+
+
+@dataclass(frozen=True, eq=False)
+class Routes:
+    """Routes of distinct (src, dst) pairs, CSR, sorted by (src, dst).
+
+    index: int32[n_messages], the route of each message. src, dst: int32[n_routes]. Route i is
+    route_links[route_ptr[i]:route_ptr[i + 1]], link ids (int32) in order, injection and ejection included where the
+    hardware has them. route_ptr: int64[n_routes + 1].
+    """
+
+    index: NDArray[np.int32]
+    src: NDArray[np.int32]
+    dst: NDArray[np.int32]
+    route_ptr: NDArray[np.int64]
+    route_links: NDArray[np.int32]
+
+    @property
+    def n_routes(self) -> int:
+        """Number of distinct pairs."""
+        return len(self.src)
+
+    def links(self, route: int) -> NDArray[np.int32]:
+        """Link ids of one route, in order."""
+        return self.route_links[self.route_ptr[route] : self.route_ptr[route + 1]]
+
+
+def routes(mesh: Mesh, src: ArrayLike, dst: ArrayLike, order: Order = "xy") -> Routes:
+    """Routes of messages from src[i] to dst[i], ids of devices.
+
+    InputError names the first pair that has the same device twice, a dead or unknown device, or no path.
+    """
+    if order not in _PREFERENCE:
+        raise InputError(f"routing order {order!r} is not one of {', '.join(_PREFERENCE)}")
+    sources, targets = np.atleast_1d(np.asarray(src)), np.atleast_1d(np.asarray(dst))
+    _check_pairs(mesh, sources, targets)
+    keys, first, index = np.unique(
+        sources.astype(np.int64) * mesh.n_devices + targets, return_index=True, return_inverse=True
+    )
+    pair_src, pair_dst = (half.astype(np.int32) for half in np.divmod(keys, mesh.n_devices))
+    table = _link_table(mesh)
+    blocks = [slice(at, at + _BLOCK) for at in range(0, len(keys), _BLOCK)]
+    walks = [_walk(mesh, table, pair_src[block], pair_dst[block], order) for block in blocks]
+    lengths = np.concatenate([length for length, _ in walks]) if walks else np.zeros(0, np.int64)
+    links = np.concatenate([links for _, links in walks]) if walks else np.zeros(0, np.int32)
+    if np.any(links < 0):
+        lengths, links = _around(mesh, pair_src, pair_dst, first, lengths, links, order)
+    return Routes(index.astype(np.int32), pair_src, pair_dst, _pointer(lengths), links)
+
+
+def _check_pairs(mesh: Mesh, src: NDArray[np.int64], dst: NDArray[np.int64]) -> None:
+    if src.shape != dst.shape or src.ndim != 1:
+        raise InputError(f"src and dst must be two lists of one length, not of shapes {src.shape} and {dst.shape}")
+    if src.size and not (np.issubdtype(src.dtype, np.integer) and np.issubdtype(dst.dtype, np.integer)):
+        raise InputError(f"src and dst must be ids of devices, not {src.dtype} and {dst.dtype}")
+    for name, ends in (("src", src), ("dst", dst)):
+        if np.any(outside := (ends < 0) | (ends >= mesh.n_devices)):
+            pair = int(np.argmax(outside))
+            raise InputError(f"pair {pair}: {name} {ends[pair]} is not one of the {mesh.n_devices} devices")
+        if np.any(dead := ~mesh.alive[ends.astype(np.int64)]):
+            pair = int(np.argmax(dead))
+            raise InputError(f"pair {pair}: {name} {ends[pair]}, {mesh.place(ends[pair])}, is dead")
+    if np.any(src == dst):
+        pair = int(np.argmax(src == dst))
+        raise InputError(f"pair {pair}: {mesh.place(src[pair])} sends to itself (src = dst = {src[pair]})")
+
+
+def _walk(
+    mesh: Mesh, links: NDArray[np.int32], src: NDArray[np.int32], dst: NDArray[np.int32], order: Order
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """(lengths, links) of dimension-ordered routes; -1 for a link that does not exist.
+
+    A route is four runs through the table `links`: injection, first leg, second leg, ejection. Each run starts at an
+    entry and goes on by a constant stride.
+    """
+    row, col = mesh.row[src].astype(np.int64), mesh.col[src].astype(np.int64)
+    down, right = mesh.row[dst] - row, mesh.col[dst] - col
+    rows = (np.where(down > 0, SOUTH, NORTH), np.sign(down) * mesh.cols, np.abs(down))
+    cols = (np.where(right > 0, EAST, WEST), np.sign(right), np.abs(right))
+    (direction1, step1, hops1), (direction2, step2, hops2) = (cols, rows) if order == "xy" else (rows, cols)
+    corner = src + step1 * hops1
+    none = np.zeros_like(row)
+
+    n = mesh.n_devices
+    first = np.stack([4 * n + src, 4 * src + direction1, 4 * corner + direction2, 5 * n + dst])
+    stride = np.stack([none, 4 * step1, 4 * step2, none])
+    length = np.stack([mesh.injection_link[src] >= 0, hops1, hops2, mesh.ejection_link[dst] >= 0])
+    first, stride, length = (part.T.ravel() for part in (first, stride, length))
+    begin = np.cumsum(length) - length
+    entry = np.arange(length.sum()) * np.repeat(stride, length) + np.repeat(first - begin * stride, length)
+    return length.reshape(-1, 4).sum(axis=1), links[entry]
+
+
+def _link_table(mesh: Mesh) -> NDArray[np.int32]:
+    """All links by where they start: 4 * device + direction, then injection and ejection by device."""
+    return np.concatenate([mesh.out_link.ravel(), mesh.injection_link, mesh.ejection_link])
+
+
+def _around(
+    mesh: Mesh, src: NDArray[np.int32], dst: NDArray[np.int32], pair: NDArray[np.int64],
+    lengths: NDArray[np.int64], links: NDArray[np.int32], order: Order,
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """The same routes with those that meet a missing link replaced by detours."""
+    clear = np.minimum.reduceat(links, _pointer(lengths)[:-1]) >= 0
+    blocked = np.flatnonzero(~clear)
+    detours = detour(mesh, src[blocked], dst[blocked], _PREFERENCE[order])
+    parts = []
+    for at, found in zip(blocked, detours, strict=True):
+        if found is None:
+            ends = f"{mesh.place(src[at])} (device {src[at]}) to {mesh.place(dst[at])} (device {dst[at]})"
+            raise InputError(f"pair {pair[at]}: no route from {ends}: dead devices or links part them")
+        whole = [int(mesh.injection_link[src[at]]), *found, int(mesh.ejection_link[dst[at]])]
+        parts.append(np.array([link for link in whole if link >= 0], np.int32))
+    kept = links[np.repeat(clear, lengths)]
+    lengths = lengths.copy()
+    lengths[blocked] = [len(part) for part in parts]
+    merged = np.empty(lengths.sum(), np.int32)
+    from_walk = np.repeat(clear, lengths)
+    merged[from_walk], merged[~from_walk] = kept, np.concatenate(parts)
+    return lengths, merged
+
+
+def _pointer(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths, dtype=np.int64)])

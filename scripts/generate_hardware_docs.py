@@ -1,0 +1,124 @@
+"""Write docs/hardware.md: every figure of every preset, with source and grade, from the presets themselves."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from meshemu.hardware import System, preset_names
+from meshemu.hardware.describe import total
+from meshemu.hardware.figure import GRADES, Figure
+from meshemu.hardware.presets import preset
+from meshemu.hardware.published import NOT_MODELLED, TOTALS
+from meshemu.mesh import bandwidth_between_bytes_per_s, bisection_bytes_per_s, flatten
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
+
+_HEAD = """# Hardware
+
+<!-- Written by scripts/generate_hardware_docs.py. Change meshemu/hardware and run it again. -->
+
+A system is a nest of levels: nodes in a die, dies in a tile, tiles in the machine. Each level has its own
+class of links. The device granularity (`devices`) says which of these units hold shards and compute; whatever
+lies inside one device is added up.
+
+- Bandwidth is per direction. That of an edge is for the whole edge of a unit: the device links across it
+  share it equally. With dies as devices, the five links over a tile's edge have 4.5 TB/s / 5 = 900 GB/s each;
+  with tiles as devices, one link has it all.
+- Injection and ejection are links of their own only where nodes are the devices (64 B per clock each way).
+  The 354 network interfaces of a die together offer 45 TB/s against 8 TB/s out of its edges, so that a die or
+  tile never waits for them.
+- Dead nodes: 354 of 360 are usable, which ones is unpublished. With nodes as devices, six positions in every
+  die are taken to be dead, point-symmetric, no two in one row or column, none at an edge or beside the
+  middle, so that edges and bisections keep all their links. `dead` and `dead_links` replace them. With larger
+  devices only the count matters.
+- Every figure can be replaced by its key: `system.tile_edge.bandwidth = "9 TB/s"`.
+- Interface processors and the Ethernet between them are not part of the model yet: see the last table.
+
+"""
+
+
+def main() -> None:
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+def page() -> str:
+    """The whole page as Markdown."""
+    parts = [_HEAD, "## Grades\n\n", _table(("grade", "meaning"), GRADES.items()), "## Presets\n\n", _presets()]
+    seen: set[tuple[str, Figure]] = set()
+    for name in preset_names():
+        for devices in (level.unit for level in preset(name).levels):
+            fresh = [item for item in System.preset(name, devices).figures() if item not in seen]
+            seen.update(fresh)
+            if fresh:
+                parts += [f"## Figures of {name}, devices = {devices}{' (further ones)' if len(parts) > 5 else ''}\n\n"]
+                parts += [_figures(fresh)]
+    parts += ["## Where published figures conflict\n\n", _alternatives()]
+    parts += ["## Published totals beside the model's\n\n", _totals()]
+    parts += ["## Published, not modelled\n\n", _figures(NOT_MODELLED)]
+    return "".join(parts).rstrip() + "\n"
+
+
+def _presets() -> str:
+    systems = [System.preset(name) for name in preset_names()]
+    return _table(
+        ("preset", "what it is", "devices by default", "other granularities"),
+        (
+            (
+                f"`{system.name}`",
+                preset(system.name).summary,
+                f"{system.rows} x {system.cols} {system.devices}s, {system.n_alive} alive",
+                ", ".join(level.unit for level in system.levels if level.unit != system.devices),
+            )
+            for system in systems
+        ),
+    )
+
+
+def _figures(figures: Iterable[tuple[str, Figure]]) -> str:
+    return _table(
+        ("key", "value", "grade", "source", "note"),
+        ((f"`{key}`", figure.text(), figure.grade, figure.source, figure.note) for key, figure in figures),
+    )
+
+
+def _alternatives() -> str:
+    alternatives = {choice: options for name in preset_names() for choice, options in preset(name).alternatives.items()}
+    rows = (
+        (f'`{choice} = "{option}"`', f"`{key}`", figure.text(), figure.grade, figure.source)
+        for choice, options in alternatives.items()
+        for option, figures in options.items()
+        for key, figure in figures
+    )
+    text = 'The first option is the default; choose by `figures = {noc_width = "narrow"}`.\n\n'
+    return text + _table(("option", "key", "value", "grade", "source"), rows)
+
+
+def _totals() -> str:
+    rows = []
+    for known in TOTALS:
+        figure, system = known.figure, System.preset(known.preset)
+        model = figure.with_value(model_value(system, known.quantity)).text()
+        rows.append((f"`{known.preset}`", known.quantity, figure.text(), model, figure.grade, figure.source))
+    return _table(("preset", "quantity", "published", "model", "grade", "source"), rows)
+
+
+def model_value(system: System, quantity: str) -> int:
+    """What the model has for a quantity of a published total."""
+    mesh = flatten(system)
+    if quantity == "bisection":
+        return bisection_bytes_per_s(mesh)
+    if quantity == "edge":
+        first = (mesh.tile_row == 0) & (mesh.tile_col == 0)
+        return bandwidth_between_bytes_per_s(mesh, first, mesh.tile_row == 1)
+    value = total(system, quantity)
+    if value is None:
+        raise ValueError(f"{system.name} has no {quantity}")
+    return value
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
