@@ -1,0 +1,26 @@
+"""Collectives as schedules: built by name, verified, put into Programs, and estimated by formula."""
+
+from meshemu.collectives.bounds import collective_lower_bound_ps
+from meshemu.collectives.build import ALGORITHMS, KINDS, build
+from meshemu.collectives.emit import emit
+from meshemu.collectives.model import closed_form_ps
+from meshemu.collectives.order import dilation, ring_order
+from meshemu.collectives.schedule import Schedule
+from meshemu.collectives.select import select
+from meshemu.collectives.verify import verify_schedule
+from meshemu.collectives.whole_mesh import collective_program
+
+__all__ = [
+    "ALGORITHMS",
+    "KINDS",
+    "Schedule",
+    "build",
+    "closed_form_ps",
+    "collective_lower_bound_ps",
+    "collective_program",
+    "dilation",
+    "emit",
+    "ring_order",
+    "select",
+    "verify_schedule",
+]

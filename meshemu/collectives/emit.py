@@ -1,0 +1,120 @@
+"""Turn a schedule into the ops of a Program.
+
+Each transfer becomes a SEND, a RECV and, if it combines, a REDUCE. Dependencies come from what the ops read and write
+(`program.hazards`): a send waits for the last writers of its chunks; what writes a chunk waits for its last writer and
+for the sends that have read it since; whatever meets a chunk that nobody has written waits for `after`.
+Ops are added phase by phase, so their ids are in a topological order.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from meshemu.collectives.schedule import Schedule
+from meshemu.errors import ScheduleError
+from meshemu.mesh.region import split_bounds
+from meshemu.program.builder import ProgramBuilder
+from meshemu.program.hazards import Hazards, Waits
+from meshemu.program.ir import CollectiveUse
+
+__all__ = ["emit"]
+
+Ids = NDArray[np.int64]
+
+
+def emit(
+    builder: ProgramBuilder, schedule: Schedule, devices: ArrayLike, *, n_elements: int, itemsize: int, label: str,
+    number_format: str, op_class: str = "reduce_sum", after: ArrayLike | Sequence[ArrayLike] = (),
+) -> tuple[Ids, Ids]:
+    """Add the ops of `schedule` over a buffer of `n_elements` of `itemsize` bytes each.
+
+    devices: device id of each participant. op_class, number_format: of the REDUCE ops, which read both operands and
+    write one, with one flop per element. after: op id per participant that the first use of its buffer waits for
+    (-1: none), or several such arrays. Chunks are cut by mesh.split_bounds; if there are fewer elements than chunks,
+    the empty chunks are left out of the Program.
+
+    Returns (participant, op), int64[k] each: the result may be used on a participant when all its ops have ended.
+    A participant whose result is its own untouched data has its `after` ops there.
+    Raises ScheduleError if `devices` does not name one device per participant.
+    """
+    device = np.asarray(devices, np.int64).ravel()
+    if len(device) != schedule.n_participants:
+        raise ScheduleError(f"{label}: {len(device)} devices for {schedule.n_participants} participants")
+    waits = [np.broadcast_to(np.asarray(ids, np.int64), device.shape) for ids in _arrays(after)]
+    n_chunks = min(schedule.n_chunks, n_elements)
+    if n_chunks == 0:
+        return _untouched(waits, np.arange(len(device)))
+    bounds = np.asarray(split_bounds(n_elements, n_chunks), np.int64)
+    use = CollectiveUse(
+        schedule.kind, schedule.algorithm, tuple(device.tolist()), schedule.grid, n_chunks, n_elements * itemsize,
+        label, schedule.root,
+    )
+    index = builder.collective(use) if len(device) > 1 else -1
+    buffers = Hazards(len(device) * n_chunks)
+
+    def depend(op: Ids, who: Ids, hazards: Waits) -> None:
+        waiting, on = hazards
+        builder.depend(op[waiting], on)
+        untouched = np.unique(waiting[on < 0])
+        for ids in waits:
+            builder.depend(op[untouched], ids[who[untouched]])
+
+    kept = np.flatnonzero(schedule.chunk_lo < n_chunks)
+    for phase in np.split(kept, np.flatnonzero(np.diff(schedule.phase[kept])) + 1):
+        if not len(phase):
+            continue
+        src, dst = schedule.src[phase].astype(np.int64), schedule.dst[phase].astype(np.int64)
+        lo = schedule.chunk_lo[phase].astype(np.int64)
+        hi = np.minimum(schedule.chunk_hi[phase].astype(np.int64), n_chunks)
+        elements = bounds[hi] - bounds[lo]
+        message, send, recv = builder.messages(
+            device[src], device[dst], elements * itemsize, label=label, collective=index, chunk_lo=lo, chunk_hi=hi
+        )
+        combines = schedule.reduce[phase]
+        write = recv.copy()
+        write[combines] = builder.reduce(
+            device[dst[combines]], label=label, op_class=op_class, number_format=number_format,
+            flops=elements[combines], read_bytes=2 * elements[combines] * itemsize,
+            write_bytes=elements[combines] * itemsize, message=message[combines], collective=index,
+            chunk_lo=lo[combines], chunk_hi=hi[combines],
+        )
+        builder.depend(write[combines], recv[combines])
+        depend(send, src, buffers.read(send, src * n_chunks + lo, hi - lo))
+        depend(write, dst, buffers.write(write, dst * n_chunks + lo, hi - lo))
+    writer = buffers.writer.reshape(-1, n_chunks)
+    return _result(writer, schedule.kind, schedule.root, waits, builder.n_ops)
+
+
+def _arrays(after: ArrayLike | Sequence[ArrayLike]) -> list[NDArray[np.int64]]:
+    """`after` as a list of arrays, whether it is one array or several."""
+    if isinstance(after, (list, tuple)) and any(np.ndim(ids) for ids in after):
+        return [np.asarray(ids, np.int64) for ids in after]
+    single = np.asarray(after, np.int64)
+    return [single] if single.size else []
+
+
+def _untouched(waits: Sequence[Ids], participants: Ids) -> tuple[Ids, Ids]:
+    """(participant, op) of the given participants in each array of `waits`, without those that wait for nothing."""
+    pairs = [(participants, ids[participants]) for ids in waits]
+    if not pairs:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    who, op = np.concatenate([p for p, _ in pairs]), np.concatenate([o for _, o in pairs])
+    return who[op >= 0], op[op >= 0]
+
+
+def _result(writer: Ids, kind: str, root: int, waits: Sequence[Ids], n_ops: int) -> tuple[Ids, Ids]:
+    """Ops, as (participant, op), after which `kind` has put its result where it belongs.
+
+    writer: last writer of each chunk, [n, n_chunks], -1 where nothing was written: there `waits` stand in.
+    """
+    participant, chunk = np.arange(writer.shape[0])[:, None], np.arange(writer.shape[1])
+    wanted = np.full(writer.shape, True)
+    if kind == "reduce_scatter":
+        wanted = participant == chunk
+    elif kind == "reduce":
+        wanted = np.broadcast_to(participant == root, writer.shape)
+    key = np.sort(np.nonzero(wanted)[0] * (n_ops + 1) + writer[wanted] + 1)
+    who, op = np.divmod(key[np.concatenate(([True], np.diff(key) != 0))[: len(key)]], n_ops + 1)
+    waiting = _untouched(waits, who[op == 0])
+    return np.concatenate((who[op > 0], waiting[0])), np.concatenate((op[op > 0] - 1, waiting[1]))
