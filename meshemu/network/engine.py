@@ -1,0 +1,142 @@
+"""The timing engine of one rank: the links and devices that the rank owns, their clocks and pending events.
+
+The model. Virtual time is an int64 count of picoseconds. A message of S bytes follows its route as packets of at most P
+bytes; packet k covers bytes k P <= x < min((k + 1) P, S). On a link of `num / den` ps per byte it takes
+C(end) - C(begin), where C(x) = ceil(x num / den), so that the packets of a message take exactly as long as the message.
+
+* Virtual cut-through: a packet's head enters a link at start = max(head arrival, link free). The link is busy until
+  end = max(start + serialisation, arrival of the tail from the link before). Head and tail come out one latency after
+  start and end. A message has arrived when its last tail leaves its last link.
+* Links are FIFO by head arrival, ties go to the lower (message id, packet index).
+* COMPUTE ops run one at a time on the compute unit of their device and REDUCE ops on its communication unit, in the
+  order of (ready time, op id). An op of duration 0 takes no unit. A SEND starts when it is ready and ends when its tail
+  has left onto the first link. A RECV starts when its dependencies have ended and ends when the message is there too.
+
+A `Region` grows its buffers; all else happens in `kernels`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshemu.network import kernels
+from meshemu.network import state as fields
+from meshemu.network.heap import EVENT
+from meshemu.network.state import Network, State, Work
+
+__all__ = ["Outgoing", "Region"]
+
+Ints = NDArray[np.int64]
+
+
+class Outgoing(NamedTuple):
+    """Event rows [time, key, position, tail] for other ranks, and for which rank each is."""
+
+    rows: Ints
+    rank: Ints
+
+
+class Region:
+    """State of one rank; `state` holds zeros for all that other ranks own.
+
+    n_devices, n_waiting (events that each op waits for, int64[n_ops]) and own (bool[n_ops]) describe the work; n_bins
+    is the number of timeline bins, 0 for none.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        work: Work,
+        *,
+        n_devices: int,
+        n_waiting: Ints,
+        own: NDArray[np.bool_],
+        packet_bytes: int,
+        rank: int,
+        n_bins: int,
+    ) -> None:
+        n_links, n_messages, n_ops = len(network.num), len(work.size), len(work.kind)
+        room = int(np.count_nonzero(own))
+        self.network = network
+        self.work = work
+        self.packet_bytes = packet_bytes
+        self.rank = rank
+        self.state = State(
+            link=np.zeros((n_links, fields.LINK_FIELDS), np.int64),
+            unit_free=np.zeros((n_devices, 2), np.int64),
+            depart=np.zeros(n_messages, np.int64),
+            arrival=np.zeros(n_messages, np.int64),
+            behind=np.full(n_messages, -1, np.int64),
+            waiting=n_waiting.copy(),
+            ready=np.zeros(n_ops, np.int64),
+            start=np.zeros(n_ops, np.int64),
+            end=np.zeros(n_ops, np.int64),
+            busy_bins=np.zeros((n_links, n_bins), np.int64),
+            heap=np.empty(EVENT * (room + 1024), np.int64),
+            out=np.empty((1024, 5), np.int64),
+            pool=_chained(np.empty((1024, 2), np.int64), 0, -1),
+            stack=np.empty(n_ops + 1, np.int64),
+            scalar=np.zeros(fields.SCALARS, np.int64),
+        )
+        self.state.scalar[fields.ROOM] = room
+        self.state.scalar[fields.SHIFT] = kernels.FIRST_SHIFT
+        kernels.begin(work, self.state, np.flatnonzero(own & (n_waiting == 0)))
+
+    @property
+    def next_time(self) -> int:
+        """Time of the first pending event, kernels.NEVER if there is none."""
+        return int(kernels.next_time(self.work, self.state))
+
+    def run(self, horizon: int) -> None:
+        """Run all events before `horizon`."""
+        while not kernels.run(self.network, self.work, self.state, self.packet_bytes, self.rank, horizon):
+            self._grow(0)
+
+    def take_outgoing(self) -> Outgoing:
+        """What has crossed to other ranks since the last call."""
+        n = self.state.scalar[fields.OUT]
+        self.state.scalar[fields.OUT] = 0
+        rows = self.state.out[:n]
+        return Outgoing(rows=rows[:, :4].copy(), rank=rows[:, 4].copy())
+
+    def accept(self, rows: Ints) -> None:
+        """Take in event rows from other ranks, none of them before an event that has run."""
+        self._grow(len(rows))
+        kernels.accept(self.work, self.state, rows)
+
+    def widen_bins(self, end: int) -> int:
+        """Double the timeline bins until they hold 0 <= t < end; returns their width in ps."""
+        bins, scalar = self.state.busy_bins, self.state.scalar
+        while bins.shape[1] and bins.shape[1] << int(scalar[fields.SHIFT]) < end:
+            kernels.coalesce(bins)
+            scalar[fields.SHIFT] += 1
+        return 1 << int(scalar[fields.SHIFT])
+
+    def _grow(self, n_rows: int) -> None:
+        """Make room for n_rows more events, and double whichever buffer made the kernel stop."""
+        state = self.state
+        needed = int(state.scalar[fields.HEAP] + state.scalar[fields.ROOM]) + n_rows + 3
+        heap, out, pool = state.heap, state.out, state.pool
+        if EVENT * needed > len(heap):
+            heap = _enlarged(heap, 2 * EVENT * needed)
+        if state.scalar[fields.OUT] + 2 > len(out):
+            out = _enlarged(out, 2 * len(out))
+        if state.scalar[fields.POOL] < 0:
+            pool = _chained(_enlarged(pool, 2 * len(pool)), len(pool), -1)
+            state.scalar[fields.POOL] = len(pool) // 2
+        self.state = state._replace(heap=heap, out=out, pool=pool)
+
+
+def _enlarged(rows: Ints, n: int) -> Ints:
+    """A copy of `rows` with room for n."""
+    larger = np.empty((n, *rows.shape[1:]), np.int64)
+    larger[: len(rows)] = rows
+    return larger
+
+
+def _chained(pool: Ints, first: int, last: int) -> Ints:
+    """Link the pool entries from `first` on into one free list that ends with `last`."""
+    pool[first:, 0] = np.arange(first + 1, len(pool) + 1)
+    pool[-1, 0] = last
+    return pool

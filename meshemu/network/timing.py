@@ -1,0 +1,191 @@
+"""Time a Program or independent messages on a mesh, on one rank or on many with the same result."""
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from meshemu.comm import Comm
+from meshemu.errors import InputError, ScheduleError
+from meshemu.mesh import Mesh, Order, lookahead_ps, regions
+from meshemu.network import state as fields
+from meshemu.network.engine import Region
+from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of
+from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, Timeline, Timing
+from meshemu.network.window import run_windows
+from meshemu.program.ir import OpKind, Program
+
+__all__ = ["simulate_messages", "time_program"]
+
+Ints = NDArray[np.int64]
+
+NAMED_OPS = 5  # how many stuck ops an error names
+
+
+def time_program(
+    program: Program,
+    mesh: Mesh,
+    duration_ps: ArrayLike,
+    *,
+    packet_bytes: int = 4096,
+    order: Order = "xy",
+    timeline_bins: int = 64,
+    comm: Comm | None = None,
+) -> Timing:
+    """Virtual time of every op and message of a Program under contention.
+
+    duration_ps: int64[n_ops], how long COMPUTE and REDUCE ops take. packet_bytes: accuracy against speed. comm: ranks
+    that share the work, each of which passes the same arguments and gets the same result; None for one. The start of
+    an op is when it takes its unit (COMPUTE, REDUCE), else when its dependencies have ended (0 if it has none).
+
+    Raises InputError for arguments that do not fit, ScheduleError for a Program that is inconsistent or never ends.
+    """
+    done = _simulate(program_job(program, mesh, duration_ps, packet_bytes, order), timeline_bins, comm)
+    return Timing(
+        end_ps=done.end_ps,
+        ops=OpTimes(start_ps=done.op_start, end_ps=done.op_end),
+        depart_ps=done.depart,
+        arrival_ps=done.arrival,
+        links=done.links,
+        timeline=done.timeline,
+        counters=done.counters,
+    )
+
+
+def simulate_messages(
+    mesh: Mesh,
+    src: ArrayLike,
+    dst: ArrayLike,
+    size_bytes: ArrayLike,
+    ready_ps: ArrayLike = 0,
+    *,
+    packet_bytes: int = 4096,
+    order: Order = "xy",
+    timeline_bins: int = 0,
+    comm: Comm | None = None,
+) -> MessageTimes:
+    """Virtual time of independent messages under contention, in the order of the rows.
+
+    src, dst: device ids; size_bytes >= 1; ready_ps >= 0: one list each, or one number for all rows. Among messages that
+    meet at the same time the lower row goes first. Other arguments as in `time_program`.
+
+    Raises InputError, with the row number, for a message that cannot be sent.
+    """
+    job = messages_job(mesh, src, dst, size_bytes, ready_ps, packet_bytes, order)
+    done = _simulate(job, timeline_bins, comm)
+    return MessageTimes(
+        depart_ps=done.depart, arrival_ps=done.arrival, links=done.links, timeline=done.timeline, counters=done.counters
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """Results of all ranks together."""
+
+    end_ps: int
+    op_start: Ints
+    op_end: Ints
+    depart: Ints
+    arrival: Ints
+    links: LinkStats
+    timeline: Timeline
+    counters: EngineCounters
+
+
+def _simulate(job: Job, n_bins: int, comm: Comm | None) -> _Outcome:
+    """Run a job on the ranks of `comm`.
+
+    Where a cut link has no latency there is no lookahead: then rank 0 runs the job alone and tells the others.
+    """
+    if n_bins < 0:
+        raise InputError(f"timeline_bins = {n_bins} must be at least 0")
+    if comm is None or comm.size == 1:
+        return _run(job, np.zeros(job.mesh.n_devices, np.int32), n_bins, None, None)
+    rank_of_device = regions(job.mesh.rows, job.mesh.cols, comm.size)
+    lookahead = lookahead_ps(job.mesh, rank_of_device)
+    if lookahead != 0:
+        return _run(job, rank_of_device, n_bins, comm, lookahead)
+    return _on_first_rank(job, n_bins, comm)
+
+
+def _on_first_rank(job: Job, n_bins: int, comm: Comm) -> _Outcome:
+    outcome: _Outcome | ScheduleError | None = None
+    if comm.rank == 0:
+        try:
+            outcome = _simulate(job, n_bins, None)
+        except ScheduleError as error:
+            outcome = error
+    outcome = comm.broadcast(outcome)
+    if isinstance(outcome, ScheduleError):
+        raise outcome
+    assert outcome is not None
+    return outcome
+
+
+def _run(
+    job: Job, rank_of_device: NDArray[np.int32], n_bins: int, comm: Comm | None, lookahead: int | None
+) -> _Outcome:
+    rank = 0 if comm is None else comm.rank
+    program = job.program
+    none = np.zeros(0, np.int64)
+    n_waiting = none if program is None else np.diff(program.dep_ptr) + (program.kind == OpKind.RECV)
+    own = np.zeros(0, np.bool_) if program is None else rank_of_device[program.device] == rank
+    region = Region(
+        network_of(job, rank_of_device),
+        work_of(job, rank_of_device, rank),
+        n_devices=job.mesh.n_devices,
+        n_waiting=n_waiting.astype(np.int64),
+        own=own,
+        packet_bytes=job.packet_bytes,
+        rank=rank,
+        n_bins=n_bins,
+    )
+    began = time.perf_counter()
+    windows = run_windows(region, comm, lookahead)
+    wall_s = time.perf_counter() - began
+    if program is not None:
+        _check_ended(program, np.flatnonzero(own & (region.state.waiting > 0)), comm)
+    return _combined(region, windows, wall_s, comm)
+
+
+def _check_ended(program: Program, stuck: Ints, comm: Comm | None) -> None:
+    """Raise ScheduleError on every rank if ops of any rank still wait."""
+    n_stuck = len(stuck) if comm is None else int(comm.sum(np.array([len(stuck)]))[0])
+    if n_stuck == 0:
+        return
+    first = [stuck[:NAMED_OPS]] if comm is None else comm.all_gather(stuck[:NAMED_OPS])
+    kind, label, device = program.kind, program.label, program.device
+    named = ", ".join(
+        f"op {op} ({OpKind(kind[op]).name} {program.labels[label[op]]!r} on device {device[op]})"
+        for op in np.sort(np.concatenate(first))[:NAMED_OPS]
+    )
+    raise ScheduleError(f"{n_stuck} of {program.n_ops} ops never become ready: {named}")
+
+
+def _combined(region: Region, windows: int, wall_s: float, comm: Comm | None) -> _Outcome:
+    """Join what the ranks know: each number is zero on all ranks but the one that owns it."""
+    state = region.state
+    end = int(max(state.end.max(initial=0), state.arrival.max(initial=0)))
+    end = end if comm is None else comm.max(end)
+    bin_ps = region.widen_bins(end)
+    link_fields = [fields.CARRIED, fields.BUSY, fields.WAIT, fields.PACKETS, fields.QUEUE_MAX]
+    parts = [
+        state.start, state.end, state.depart, state.arrival,
+        state.link[:, link_fields].T, state.busy_bins.T, state.scalar[[fields.EVENTS, fields.HOPS]],
+    ]  # fmt: skip
+    if comm is not None:
+        flat = comm.sum(np.concatenate([part.ravel() for part in parts]))
+        pieces = np.split(flat, np.cumsum([part.size for part in parts])[:-1])
+        parts = [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]
+    op_start, op_end, depart, arrival, links, bins, counts = (np.ascontiguousarray(part) for part in parts)
+    return _Outcome(
+        end_ps=end,
+        op_start=op_start,
+        op_end=op_end,
+        depart=depart,
+        arrival=arrival,
+        links=LinkStats(bytes=links[0], busy_ps=links[1], wait_ps=links[2], packets=links[3], max_queue=links[4]),
+        timeline=Timeline(bin_ps=bin_ps, link_busy_ps=bins),
+        counters=EngineCounters(events=int(counts[0]), packet_hops=int(counts[1]), windows=windows, wall_s=wall_s),
+    )

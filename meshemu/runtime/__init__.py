@@ -1,0 +1,1 @@
+"""The processes that a run consists of: communicators, the launcher, failure of a rank."""
