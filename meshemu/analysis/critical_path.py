@@ -1,0 +1,150 @@
+"""The chain of ops and messages that decides how long a step takes, and what its time went into.
+
+Walked backwards from the op that ends last. What an op waited for last is: for COMPUTE and REDUCE the op before it on
+the same unit if it had to queue, else its latest dependency; for RECV the message if that came after all dependencies.
+The parts add up to the duration of the step exactly.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshemu.mesh import Mesh, Order, link_rates, message_ps, routes, serialisation_ps
+from meshemu.program.ir import OpKind, Program
+
+__all__ = ["CriticalPath", "critical_path"]
+
+_I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class CriticalPath:
+    """Where the time of a step went, in ps; all parts together are the step.
+
+    compute_ps: COMPUTE ops, also by op class. combine_ps: REDUCE ops. latency_ps and serialisation_ps: what the
+    messages on the path would take on a free mesh. waiting_ps: messages that waited for links in use. n_messages on
+    the path; ops: their ids, first to last.
+    """
+
+    compute_ps: int
+    combine_ps: int
+    latency_ps: int
+    serialisation_ps: int
+    waiting_ps: int
+    n_messages: int
+    compute_ps_by_class: dict[str, int]
+    ops: tuple[int, ...]
+
+    @property
+    def communication_ps(self) -> int:
+        """All but compute."""
+        return self.combine_ps + self.latency_ps + self.serialisation_ps + self.waiting_ps
+
+    @property
+    def total_ps(self) -> int:
+        """The duration of the step."""
+        return self.compute_ps + self.communication_ps
+
+
+def critical_path(program: Program, mesh: Mesh, start_ps: _I64, end_ps: _I64, order: Order = "xy") -> CriticalPath:
+    """The critical path of a timed Program; start_ps, end_ps: int64[n_ops]; order: how messages were routed."""
+    before_on_unit = _UnitQueues(program, start_ps, end_ps)
+    parts = {"compute": 0, "combine": 0, "latency": 0, "serialisation": 0, "waiting": 0}
+    by_class: dict[str, int] = {}
+    path: list[int] = []
+    in_flight: list[tuple[int, int]] = []  # (message, time from departure to arrival)
+    handed_over: list[tuple[int, int]] = []  # (message, time until its tail is on the first link)
+    op = int(end_ps.argmax()) if program.n_ops else -1
+    while op >= 0:
+        path.append(op)
+        kind = program.kind[op]
+        if kind == OpKind.RECV and (message := int(program.message[op])) >= 0:
+            latest = _latest_dependency(program, end_ps, op)
+            if latest < 0 or end_ps[latest] < end_ps[op]:
+                send = int(program.send_op[message])
+                path.append(send)
+                latest = _latest_dependency(program, end_ps, send)
+                in_flight.append((message, int(end_ps[op] - _end_of(end_ps, latest))))
+            op = latest
+            continue
+        if kind == OpKind.SEND:
+            latest = _latest_dependency(program, end_ps, op)
+            handed_over.append((int(program.message[op]), int(end_ps[op] - _end_of(end_ps, latest))))
+            op = latest
+            continue
+        duration = int(end_ps[op] - start_ps[op])
+        if kind == OpKind.COMPUTE:
+            parts["compute"] += duration
+            name = program.op_classes[program.op_class[op]]
+            by_class[name] = by_class.get(name, 0) + duration
+        else:
+            parts["combine"] += duration
+        latest = _latest_dependency(program, end_ps, op)
+        queued = before_on_unit.ending_when_starts(op) if start_ps[op] > _end_of(end_ps, latest) else -1
+        op = latest if queued < 0 else queued
+        # Zero unless the times leave a gap that neither a dependency nor the unit explains.
+        parts["waiting"] += int(start_ps[path[-1]] - _end_of(end_ps, op))
+    _split_messages(program, mesh, order, in_flight, handed_over, parts)
+    return CriticalPath(
+        **{f"{name}_ps": value for name, value in parts.items()},
+        n_messages=len(in_flight) + len(handed_over),
+        compute_ps_by_class=dict(sorted(by_class.items(), key=lambda item: -item[1])),
+        ops=tuple(reversed(path)),
+    )
+
+
+class _UnitQueues:
+    """Finds the op that released a device's compute or communication unit at the moment when another began."""
+
+    def __init__(self, program: Program, start_ps: _I64, end_ps: _I64) -> None:
+        on_unit = (program.kind == OpKind.COMPUTE) | (program.kind == OpKind.REDUCE)
+        ops = np.flatnonzero(on_unit & (end_ps > start_ps))
+        self._unit = 2 * program.device.astype(np.int64) + (program.kind == OpKind.REDUCE)
+        self._start_ps = start_ps
+        self._ops = ops[np.lexsort((end_ps[ops], self._unit[ops]))]
+        self._ends = end_ps[self._ops]
+        self._bounds = np.searchsorted(self._unit[self._ops], np.arange(2 * program.n_devices + 1))
+
+    def ending_when_starts(self, op: int) -> int:
+        """The op before `op` on its unit if it ended when `op` started, else -1."""
+        low, high = self._bounds[self._unit[op] : self._unit[op] + 2]
+        at = low + int(np.searchsorted(self._ends[low:high], self._start_ps[op]))
+        return int(self._ops[at]) if at < high and self._ends[at] == self._start_ps[op] else -1
+
+
+def _latest_dependency(program: Program, end_ps: _I64, op: int) -> int:
+    """The dependency that ends last (the first listed of several), -1 if there is none."""
+    waited = program.dep[program.dep_ptr[op] : program.dep_ptr[op + 1]]
+    return int(waited[end_ps[waited].argmax()]) if len(waited) else -1
+
+
+def _end_of(end_ps: _I64, op: int) -> int:
+    """When `op` ended; 0, the start of the step, for no op."""
+    return int(end_ps[op]) if op >= 0 else 0
+
+
+def _split_messages(
+    program: Program,
+    mesh: Mesh,
+    order: Order,
+    in_flight: list[tuple[int, int]],
+    handed_over: list[tuple[int, int]],
+    parts: dict[str, int],
+) -> None:
+    """Add the time of the messages to latency, serialisation and waiting."""
+    if not in_flight and not handed_over:
+        return
+    message, taken_ps = np.array(in_flight + handed_over, np.int64).T
+    size_bytes = program.size_bytes[message]
+    route = routes(mesh, program.src[message], program.dst[message], order)
+    latency_ps = message_ps(mesh, route, 0)
+    serial_ps = message_ps(mesh, route, size_bytes) - latency_ps
+    num, den = link_rates(mesh)
+    first_link = route.route_links[route.route_ptr[route.index]]
+    first = np.arange(len(message)) >= len(in_flight)
+    latency_ps = np.where(first, 0, latency_ps)
+    serial_ps = np.where(first, serialisation_ps(size_bytes, num[first_link], den[first_link]), serial_ps)
+    parts["latency"] += int(latency_ps.sum())
+    parts["serialisation"] += int(serial_ps.sum())
+    parts["waiting"] += int((taken_ps - latency_ps - serial_ps).sum())

@@ -1,0 +1,220 @@
+"""A run as text for a performance engineer: a verdict first, then the tables behind it."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from meshemu.analysis.summary import as_dict
+from meshemu.record import Run
+from meshemu.units import format_bytes, format_flops, format_time
+
+__all__ = ["as_dict", "render"]
+
+_WIDTH = 100
+_LABEL_WIDTH = 44
+
+
+def render(run: Run) -> str:
+    """The report of a run as text, without a newline at the end."""
+    content = as_dict(run)
+    sections = [
+        _head(content),
+        "\n".join(textwrap.wrap(content["verdict"], _WIDTH)),
+        _steps(content),
+        _where_time_goes(content),
+        _op_classes(content),
+        _collectives(content),
+        _link_classes(content),
+        _busiest_links(content),
+        _assumptions(content),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def _head(content: Mapping[str, Any]) -> str:
+    system, program = content["system"], content["program"]
+    dead = system["n_devices"] - system["n_alive"]
+    state = "complete" if content["complete"] else "NOT complete"
+    units = f"{system['devices']}s" if system["n_devices"] != 1 else system["devices"]
+    return "\n".join(
+        [
+            f"{content['path']}  ({state}, {content['steps_done']} of {content['steps_planned']} steps, "
+            f"meshemu {content['meshemu_version']}, {content['created_utc']})",
+            f"{system['name']}: {system['rows']} x {system['cols']} = {system['n_devices']:,} {units}"
+            f"{f' ({dead} dead)' if dead else ''}, {system['n_links']:,} directed links; {program['n_ops']:,} ops and "
+            f"{program['n_messages']:,} messages ({format_bytes(program['message_bytes'])}) a step",
+        ]
+    )
+
+
+def _steps(content: Mapping[str, Any]) -> str:
+    first, last = content["first_step"], content["last_step"]
+    if last is None:
+        return ""
+    steps = [first] if first["step"] == last["step"] else [first, last]
+    rate = content["compute_rate"]
+
+    def row(label: str, key: str, form: Any) -> list[str]:
+        return [label, *(form(step[key]) for step in steps)]
+
+    rows = [
+        row("time of the step", "time_ps", format_time),
+        [
+            "compute (busiest device)",
+            *(f"{format_time(s['compute_ps'])} ({_percent(s['compute_ps'], s['time_ps'])})" for s in steps),
+        ],
+        [
+            "exposed communication",
+            *(f"{format_time(s['exposed_comm_ps'])} ({_percent(s['exposed_comm_ps'], s['time_ps'])})" for s in steps),
+        ],
+        row("loss", "loss", _number),
+        row("accuracy", "accuracy", lambda value: _fraction(value)),
+        row("wall time of emulation", "wall_s", lambda value: f"{value:.3g} s"),
+    ]
+    peak = "unknown" if rate["peak_flops_per_s"] is None else format_flops(rate["peak_flops_per_s"])
+    reached = (
+        f"Last step: {format_flops(round(rate['achieved_flops_per_s']))} of {peak} peak in "
+        f"{rate['number_format'] or 'no format'} ({_fraction(rate['fraction_of_peak'])} of peak over all formats)"
+    )
+    table = _table(["", *(f"step {step['step']}" for step in steps)], rows)
+    return f"Steps\n{table}\n{_indent(reached)}"
+
+
+def _where_time_goes(content: Mapping[str, Any]) -> str:
+    path = content["critical_path"]
+    if path is None:
+        return ""
+    total = path["total_ps"]
+    parts = [("compute", path["compute_ps"])]
+    parts += [(f"  {name}", value) for name, value in list(path["compute_ps_by_class"].items())[:8]]
+    parts += [
+        ("combining in reductions", path["combine_ps"]),
+        ("link latency", path["latency_ps"]),
+        ("serialisation on links", path["serialisation_ps"]),
+        ("waiting for links", path["waiting_ps"]),
+    ]
+    rows = [[name, format_time(value), _percent(value, total)] for name, value in parts]
+    rows.append(["total", format_time(total), _percent(total, total)])
+    title = f"Critical path of step {path['step']} ({path['n_ops']:,} ops, {path['n_messages']:,} messages)"
+    return f"{title}\n{_table(['', 'time', 'share'], rows)}"
+
+
+def _op_classes(content: Mapping[str, Any]) -> str:
+    rows = content["op_classes"]
+    if not rows:
+        return ""
+    n_alive, step_ps = max(content["system"]["n_alive"], 1), content["critical_path"]["total_ps"]
+    cells = [
+        [
+            row["op_class"],
+            row["kind"],
+            f"{row['ops']:,}",
+            format_time(round(row["device_ps"] / n_alive)),
+            format_time(row["busiest_device_ps"]),
+            _percent(row["busiest_device_ps"], step_ps),
+            _count(row["flops"], "FLOP"),
+        ]
+        for row in rows
+    ]
+    head = ["class", "kind", "ops", "mean device", "busiest device", "of step", "work"]
+    return f"Time by op class\n{_table(head, cells, left=2)}"
+
+
+def _collectives(content: Mapping[str, Any]) -> str:
+    rows = content["collectives"]
+    if not rows:
+        return ""
+    cells = [
+        [
+            f"{row['kind']} {row['algorithm']}".strip(),
+            f"{row['count']:,}",
+            format_bytes(row["size_bytes"]),
+            format_bytes(row["traffic_bytes"]),
+            _time(row["active_ps"]),
+            _time(row["longest_ps"]),
+            textwrap.shorten(row["longest_label"] or "-", _LABEL_WIDTH, placeholder=" ..."),
+        ]
+        for row in rows
+    ]
+    head = ["collective", "count", "buffers", "sent", "active", "longest", "which"]
+    return f"Collectives and other messages\n{_table(head, cells, right_to=6)}"
+
+
+def _link_classes(content: Mapping[str, Any]) -> str:
+    cells = [
+        [
+            row["class"],
+            f"{row['links']:,}",
+            format_bytes(row["bytes"]),
+            _fraction(row["mean_utilisation"]),
+            _fraction(row["max_utilisation"]),
+            format_time(row["wait_ps"]),
+        ]
+        for row in content["link_classes"]
+    ]
+    head = ["class", "links", "carried", "mean in use", "most in use", "waited (all packets)"]
+    return f"Links by class, last step\n{_table(head, cells)}" if cells else ""
+
+
+def _busiest_links(content: Mapping[str, Any]) -> str:
+    cells = [
+        [
+            f"{row['name']}",
+            str(row["link"]),
+            row["class"],
+            _fraction(row["utilisation"]),
+            format_bytes(row["bytes"]),
+            format_time(row["wait_ps"]),
+            f"{row['max_queue']:,}",
+        ]
+        for row in content["busiest_links"]
+    ]
+    head = ["link", "id", "class", "in use", "carried", "waited", "queue"]
+    return f"Busiest links, last step\n{_table(head, cells)}" if cells else ""
+
+
+def _assumptions(content: Mapping[str, Any]) -> str:
+    wrapped = [
+        textwrap.fill(text, _WIDTH, initial_indent="  - ", subsequent_indent="    ") for text in content["assumptions"]
+    ]
+    return "\n".join(["Assumptions that these figures rest on", *wrapped]) if wrapped else ""
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, right_to: int | None = None) -> str:
+    """Aligned columns: the first `left` to the left, the others to the right up to column `right_to`."""
+    lines = [list(head), *map(list, rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    stop = len(head) if right_to is None else right_to
+
+    def render_line(line: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if left <= i < stop else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        return f"  {'  '.join(cells)}".rstrip()
+
+    return "\n".join(map(render_line, lines))
+
+
+def _indent(text: str) -> str:
+    return f"  {text}"
+
+
+def _percent(part: int, total: int) -> str:
+    return f"{100 * part / total:.1f} %" if total else "-"
+
+
+def _fraction(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.{1 if value >= 0.01 or value == 0 else 3}f} %"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.6g}"
+
+
+def _time(value_ps: int | None) -> str:
+    return "-" if value_ps is None else format_time(value_ps)
+
+
+def _count(value: int, unit: str) -> str:
+    return format_flops(value).replace("FLOP/s", unit)

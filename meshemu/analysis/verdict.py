@@ -1,0 +1,90 @@
+"""What bounds the step, in words, with the numbers that say so."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from meshemu.units import format_time
+
+__all__ = ["verdict"]
+
+_PARTS = {
+    "waiting_ps": "messages waiting for links in use",
+    "serialisation_ps": "putting bytes on links",
+    "latency_ps": "latency of links",
+    "combine_ps": "combining received pieces",
+}
+_BOUND_BY = {
+    "waiting_ps": "contention on links",
+    "serialisation_ps": "link bandwidth",
+    "latency_ps": "link latency",
+    "combine_ps": "the combinations in reductions",
+}
+
+
+def verdict(content: Mapping[str, Any]) -> str:
+    """Sentences from the values of `as_dict` (without its verdict)."""
+    last, path = content["last_step"], content["critical_path"]
+    if last is None:
+        return "No step was completed, so nothing can be said about its time."
+    sentences = [_incomplete(content)] if not content["complete"] else []
+    if last["time_ps"] == 0:
+        return " ".join([*sentences, "The step takes no virtual time: no op has a cost on this system."])
+    sentences.append(_from_path(path) if path and path["total_ps"] else _from_split(last))
+    sentences.append(_compute(content))
+    if content["busiest_links"]:
+        link = content["busiest_links"][0]
+        share = _percent(link["utilisation"])
+        sentences.append(f"The busiest link ({link['name']}) is in use for {share} of the step.")
+    return " ".join(sentences)
+
+
+def _from_path(path: Mapping[str, Any]) -> str:
+    """The larger of compute and communication on the critical path, and its largest part."""
+    total = path["total_ps"]
+    if path["compute_ps"] * 2 >= total:
+        name, longest = next(iter(path["compute_ps_by_class"].items()))
+        return (
+            f"Compute bounds the step: {_share(path['compute_ps'], total)} of its critical path is compute, "
+            f"most of it {name} ({_share(longest, total)})."
+        )
+    part = max(_PARTS, key=lambda key: path[key])
+    words = ", ".join(
+        f"{_percent(path[key] / total)} {text}"
+        for key, text in sorted(_PARTS.items(), key=lambda item: -path[item[0]])
+        if path[key] > 0
+    )
+    return (
+        f"Communication bounds the step, first of all {_BOUND_BY[part]}. "
+        f"{_share(path['communication_ps'], total)} of its critical path is communication: {words}."
+    )
+
+
+def _from_split(last: Mapping[str, Any]) -> str:
+    """Without op times: compute of the busiest device against the rest."""
+    total, exposed = last["time_ps"], last["exposed_comm_ps"]
+    side = "Communication" if exposed * 2 > total else "Compute"
+    return f"{side} bounds the step: {_share(exposed, total)} of it is communication that no compute hides."
+
+
+def _compute(content: Mapping[str, Any]) -> str:
+    last, rate = content["last_step"], content["compute_rate"]
+    busiest = f"The busiest device computes for {_percent(last['compute_ps'] / last['time_ps'])} of the step"
+    if rate["fraction_of_peak"] is None:
+        return f"{busiest}."
+    return f"{busiest}; all together reach {_percent(rate['fraction_of_peak'])} of the peak compute rate."
+
+
+def _incomplete(content: Mapping[str, Any]) -> str:
+    return f"The run is not complete: {content['steps_done']} of {content['steps_planned']} steps are recorded."
+
+
+def _share(part_ps: int, total_ps: int) -> str:
+    return f"{_percent(part_ps / total_ps)} ({format_time(part_ps)})"
+
+
+def _percent(fraction: float) -> str:
+    """Three digits at most, never "0 %" for what is there."""
+    percent = 100 * fraction
+    if 0 < percent < 0.01:
+        return "under 0.01 %"
+    return f"{percent:.{0 if percent >= 99.95 or percent == 0 else 1 if percent >= 1 else 2}f} %"

@@ -1,0 +1,113 @@
+"""Creates the groups, dimension scales and empty datasets of the schema in an open HDF5 file."""
+
+from collections.abc import Mapping, Sequence
+
+import h5py
+import numpy as np
+
+from meshemu.record.schema import DIMS, GROUPS, NETCDF_DIMENSION_ONLY, Column, columns_of
+
+__all__ = ["create_groups", "put_row"]
+
+# Between 4k and 128k elements a chunk compresses equally well; one chunk per step and column keeps appends cheap.
+_MAX_CHUNK = 131_072
+_MAX_STEPS_PER_CHUNK = 1024
+_NO_VALUE = -1
+
+
+def create_groups(
+    file: h5py.File,
+    sizes: Mapping[str, int],
+    flags: Mapping[str, Sequence[str]],
+    text: Mapping[str, str | Sequence[str]],
+) -> None:
+    """Create everything in the schema, so that no later write adds an object to the file.
+
+    `sizes` gives the length of every dim that does not grow, and for "step" the number of steps planned (how scalars
+    per step are chunked). `flags` gives the names behind "@..." in the schema. `text` gives the content of the "str"
+    columns by path: fixed strings need their length now.
+    """
+    for group_path in GROUPS:
+        group = file.require_group(group_path)
+        group.attrs["long_name"] = GROUPS[group_path]
+        scales: dict[str, h5py.Dataset] = {}
+        for column in columns_of(group_path):
+            for dim in column.dims:
+                if dim not in scales:
+                    scales[dim] = _create_scale(group, dim, sizes)
+        for column in columns_of(group_path):
+            dataset = _create_column(group, column, sizes, text)
+            _annotate(dataset, column, flags)
+            for axis, dim in enumerate(column.dims):
+                dataset.dims[axis].attach_scale(scales[dim])
+
+
+def put_row(dataset: h5py.Dataset, row: int, value: object) -> None:
+    """Make `value` the last entry along the first axis, at `row`; what an interrupted write left there is replaced."""
+    dataset.resize(row + 1, axis=0)
+    dataset[row] = value
+
+
+def _create_scale(group: h5py.Group, name: str, sizes: Mapping[str, int]) -> h5py.Dataset:
+    """The dimension scale `name` of a group: 0, 1, 2, ... or, for long axes, a netCDF dimension without values."""
+    dim = DIMS[name]
+    if dim.grows:
+        scale = group.create_dataset(name, (0,), "i8", maxshape=(None,), chunks=(_steps_per_chunk(sizes),))
+    elif dim.indexed:
+        scale = group.create_dataset(name, data=np.arange(sizes[name], dtype="i4"))
+    else:
+        scale = group.create_dataset(name, (sizes[name],), ">f4")
+    scale.make_scale(name if dim.grows or dim.indexed else f"{NETCDF_DIMENSION_ONLY} {sizes[name]:10d}")
+    scale.attrs["long_name"] = dim.long_name
+    scale.attrs["units"] = "1"
+    return scale
+
+
+def _create_column(
+    group: h5py.Group, column: Column, sizes: Mapping[str, int], text: Mapping[str, str | Sequence[str]]
+) -> h5py.Dataset:
+    """The dataset of `column`, empty unless it is text."""
+    if column.dtype == "str":
+        content = text[column.path]
+        encoded = [entry.encode() for entry in ([content] if isinstance(content, str) else content)]
+        dtype = h5py.string_dtype("utf-8", max([1, *map(len, encoded)]))
+        data = np.array(encoded, dtype=dtype)
+        return group.create_dataset(column.name, data=data[0] if isinstance(content, str) else data, dtype=dtype)
+    shape = tuple(0 if DIMS[dim].grows else sizes[dim] for dim in column.dims)
+    # An axis of length 0 must be unlimited too, since no chunk may be longer than a fixed axis.
+    maxshape = tuple(None if n == 0 else n for n in shape)
+    fill = _NO_VALUE if column.name == "peak_memory_bytes" else None
+    if len(shape) == 1 and DIMS[column.dims[0]].grows:
+        # Neither filtered nor moved: a committed scalar is never rewritten elsewhere in the file.
+        steps = (_steps_per_chunk(sizes),)
+        return group.create_dataset(column.name, shape, column.dtype, maxshape=maxshape, chunks=steps)
+    rows = (1,) if len(shape) == 2 else ()
+    chunks = (*rows, min(max(shape[-1], 1), _MAX_CHUNK))
+    return group.create_dataset(
+        column.name,
+        shape,
+        column.dtype,
+        maxshape=maxshape,
+        chunks=chunks,
+        shuffle=True,
+        compression="gzip",
+        compression_opts=1,
+        fillvalue=fill,
+    )
+
+
+def _annotate(dataset: h5py.Dataset, column: Column, flags: Mapping[str, Sequence[str]]) -> None:
+    """Attributes that say what the values mean."""
+    dataset.attrs["long_name"] = column.long_name
+    if column.units:
+        dataset.attrs["units"] = column.units
+    if column.flags:
+        names = flags[column.flags[0]] if column.flags[0].startswith("@") else column.flags
+        if names:
+            dataset.attrs["flag_values"] = np.arange(len(names), dtype=dataset.dtype)
+            # CF separates the meanings by blanks, so none may stay inside a name.
+            dataset.attrs["flag_meanings"] = " ".join("_".join(name.split()) or "none" for name in names)
+
+
+def _steps_per_chunk(sizes: Mapping[str, int]) -> int:
+    return min(max(sizes["step"], 1), _MAX_STEPS_PER_CHUNK)

@@ -1,0 +1,225 @@
+"""The layout of a results file: one table from which the writer, the reader, `compare` and docs/schema.md derive.
+
+A file holds four groups: /system (the machine), /program (the work of one step), /results (what came out; the same
+bit for bit for any number of ranks) and /run (how it was computed; the only group that may differ).
+
+Every dataset is one column with one `Dim` per axis. A dim becomes a dimension scale in each group that uses it, so that
+every group opens by itself in xarray. Steps are committed by the index /results/steps/step, which grows last: what lies
+beyond its length was never finished and is not read.
+"""
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+__all__ = [
+    "COLUMNS",
+    "COMMIT_INDEX",
+    "COMPARED_GROUPS",
+    "CONVENTIONS",
+    "DIMS",
+    "GROUPS",
+    "NETCDF_DIMENSION_ONLY",
+    "PROGRAM_TABLES",
+    "ROOT_ATTRIBUTES",
+    "SCHEMA_VERSION",
+    "TITLE",
+    "Column",
+    "Dim",
+    "columns_of",
+]
+
+SCHEMA_VERSION = 1
+CONVENTIONS = "CF-1.11"
+TITLE = "meshemu run"
+COMMIT_INDEX = "/results/steps/step"
+PROGRAM_TABLES = "/program/tables_json"
+COMPARED_GROUPS = ("/system", "/program", "/results")
+NETCDF_DIMENSION_ONLY = "This is a netCDF dimension but not a netCDF variable."
+
+ROOT_ATTRIBUTES = {
+    "Conventions": "metadata conventions that units and flag_values follow",
+    "title": f'always "{TITLE}": how a results file is told from other HDF5 files',
+    "meshemu_version": "version of meshemu that wrote the file",
+    "schema_version": f"version of this layout, {SCHEMA_VERSION}",
+    "created_utc": "when the file was made, ISO 8601",
+    "n_steps_planned": "training steps that the run set out to record",
+    "config": "resolved configuration, TOML text",
+    "complete": "1 when the run ended in order, 0 while it runs or when it was cut off",
+}
+
+GROUPS = {
+    "/system": "the emulated machine; attribute system_json holds all of it, for re-timing",
+    "/system/devices": "one row per grid position, dead ones included",
+    "/system/links": "one row per directed link",
+    "/program": "the Program of one step, enough to re-time it",
+    "/program/ops": "one row per op; an op's id is its row",
+    "/program/messages": "one row per message",
+    "/program/dependencies": "compressed sparse rows: op i waits for dep[dep_ptr[i]:dep_ptr[i+1]]",
+    "/results/steps": "one row per training step; the length of step is the number of committed steps",
+    "/results/links": "what each link carried in each step",
+    "/results/devices": "what each device did in each step",
+    "/results/ops": "virtual times of every op in the recorded steps",
+    "/results/timeline": "link activity over the first recorded step",
+    "/results/notes": "what the figures rest on",
+    "/run": "how the results were computed; attributes name ranks, hosts, versions and engine counters",
+}
+
+
+@dataclass(frozen=True)
+class Dim:
+    """One axis. `grows`: unlimited, starts empty. `indexed`: the scale holds 0, 1, 2, ... (else no values)."""
+
+    name: str
+    long_name: str
+    grows: bool = False
+    indexed: bool = True
+
+
+@dataclass(frozen=True)
+class Column:
+    """One dataset. dtype is a NumPy type string, or "str" for UTF-8 text; `flags` names the values 0, 1, 2, ...
+
+    `flags` of "@link_class", "@op_class" or "@number_format" stand for names that only the run knows.
+    """
+
+    path: str
+    dims: tuple[str, ...]
+    dtype: str
+    units: str
+    long_name: str
+    flags: tuple[str, ...] = ()
+
+    @property
+    def group(self) -> str:
+        """Path of the group that holds the dataset."""
+        return str(PurePosixPath(self.path).parent)
+
+    @property
+    def name(self) -> str:
+        """Name of the dataset within its group."""
+        return PurePosixPath(self.path).name
+
+    @property
+    def compare(self) -> bool:
+        """Whether the values must not depend on the number of ranks."""
+        return self.path.startswith(COMPARED_GROUPS)
+
+
+DIMS = {
+    dim.name: dim
+    for dim in (
+        Dim("device", "device id, row * cols + col"),
+        Dim("link", "link id"),
+        Dim("op", "op id", indexed=False),
+        Dim("op_bound", "op id, and one past the last", indexed=False),
+        Dim("message", "message id", indexed=False),
+        Dim("dependency", "position in the list of dependencies", indexed=False),
+        Dim("step", "training step", grows=True),
+        Dim("recorded_step", "training step whose op times are recorded", grows=True),
+        Dim("bin", "time bin", grows=True),
+        Dim("assumption", "assumption number"),
+    )
+}
+
+
+_Row = tuple[str, str, str, str] | tuple[str, str, str, str, tuple[str, ...]]
+
+
+def _columns(group: str, dims: tuple[str, ...], *rows: _Row) -> tuple[Column, ...]:
+    """Columns of one group with the same dims, from (name, dtype, units, long_name[, flags])."""
+    return tuple(Column(f"{group}/{name}", dims, *rest) for name, *rest in rows)
+
+
+COLUMNS: tuple[Column, ...] = (
+    *_columns(
+        "/system/devices",
+        ("device",),
+        ("id", "i4", "1", "device id"),
+        ("row", "i4", "1", "row of the device grid, 0 is north"),
+        ("col", "i4", "1", "column of the device grid, 0 is west"),
+        ("tile_row", "i4", "1", "row of the tile that holds the device"),
+        ("tile_col", "i4", "1", "column of the tile that holds the device"),
+        ("alive", "i1", "1", "whether the device works", ("dead", "alive")),
+    ),
+    *_columns(
+        "/system/links",
+        ("link",),
+        ("id", "i4", "1", "link id"),
+        ("src", "i4", "1", "device that the link leaves"),
+        ("dst", "i4", "1", "device that the link enters (src for injection and ejection)"),
+        ("class", "i1", "1", "class of the boundary that the link crosses", ("@link_class",)),
+        ("bandwidth_bytes_per_s", "i8", "byte s-1", "bandwidth of this direction"),
+        ("latency_ps", "i8", "ps", "time of a head from end to end"),
+    ),
+    *_columns(
+        "/program/ops",
+        ("op",),
+        ("kind", "i1", "1", "what the op does", ("COMPUTE", "SEND", "RECV", "REDUCE")),
+        ("device", "i4", "1", "device that runs the op"),
+        ("label", "i4", "1", "row of the table of labels in tables_json"),
+        ("op_class", "i2", "1", "class of the op, for its cost", ("@op_class",)),
+        ("number_format", "i1", "1", "number format of the work", ("@number_format",)),
+        ("flops", "i8", "flop", "floating-point operations"),
+        ("read_bytes", "i8", "byte", "bytes read from the device's memory"),
+        ("write_bytes", "i8", "byte", "bytes written to the device's memory"),
+        ("message", "i8", "1", "message id, -1 if none"),
+        ("collective", "i4", "1", "row of the table of collectives in tables_json, -1 if none"),
+        ("chunk_lo", "i4", "1", "first chunk of the collective's buffer"),
+        ("chunk_hi", "i4", "1", "one past the last chunk"),
+    ),
+    *_columns(
+        "/program/messages",
+        ("message",),
+        ("src", "i4", "1", "device that sends"),
+        ("dst", "i4", "1", "device that receives"),
+        ("size_bytes", "i8", "byte", "size of the message"),
+        ("send_op", "i8", "1", "id of the SEND op"),
+        ("recv_op", "i8", "1", "id of the RECV op"),
+    ),
+    Column("/program/dependencies/dep_ptr", ("op_bound",), "i8", "1", "first dependency of each op"),
+    Column("/program/dependencies/dep", ("dependency",), "i8", "1", "id of the op waited for"),
+    Column(PROGRAM_TABLES, (), "str", "", "labels, op classes, number formats and collectives, as JSON"),
+    *_columns(
+        "/results/steps",
+        ("step",),
+        ("loss", "f8", "1", "training loss, NaN where the step was timed only"),
+        ("accuracy", "f8", "1", "accuracy on held-out data, NaN where it was not evaluated"),
+        ("parameters_sha256", "S64", "", "digest of all parameters and buffers after the step, empty if timed only"),
+        ("time_ps", "i8", "ps", "duration of the step in virtual time"),
+        ("compute_ps", "i8", "ps", "compute time of the busiest device"),
+        ("exposed_comm_ps", "i8", "ps", "time_ps - compute_ps: communication that no compute hides"),
+        ("ingest_ps", "i8", "ps", "time waiting for input data; 0: ingest is not modelled, data is on the devices"),
+        ("flops", "i8", "flop", "floating-point operations of all devices"),
+    ),
+    *_columns(
+        "/results/links",
+        ("step", "link"),
+        ("bytes", "i8", "byte", "bytes carried"),
+        ("busy_ps", "i8", "ps", "time in which the link carried a packet"),
+        ("wait_ps", "i8", "ps", "how long heads of packets waited for the link, summed"),
+        ("packets", "i8", "1", "packets carried"),
+        ("max_queue", "i8", "1", "most packets waiting at one time"),
+    ),
+    *_columns(
+        "/results/devices",
+        ("step", "device"),
+        ("compute_ps", "i8", "ps", "time in which the compute unit was busy"),
+        ("idle_ps", "i8", "ps", "time in which the compute unit was idle"),
+    ),
+    Column("/results/devices/peak_memory_bytes", ("device",), "i8", "byte", "most memory in use, -1 if not known"),
+    *_columns(
+        "/results/ops",
+        ("recorded_step", "op"),
+        ("start_ps", "i8", "ps", "start of the op since the start of the step"),
+        ("end_ps", "i8", "ps", "end of the op since the start of the step"),
+    ),
+    Column("/results/timeline/bin_start_ps", ("bin",), "i8", "ps", "start of the bin since the start of the step"),
+    Column("/results/timeline/link_busy_ps", ("bin", "link"), "i8", "ps", "busy time of the link within the bin"),
+    Column("/results/notes/assumptions", ("assumption",), "str", "", "assumptions that the figures rest on"),
+    Column("/run/wall_s", ("step",), "f8", "s", "wall time of the step on the machine that emulated it"),
+)
+
+
+def columns_of(group: str) -> tuple[Column, ...]:
+    """Columns directly within `group`."""
+    return tuple(column for column in COLUMNS if column.group == group)
