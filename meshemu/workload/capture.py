@@ -1,0 +1,144 @@
+"""Capture one training step of any nn.Module as a flat graph, by shapes only.
+
+Two passes of make_fx under fake tensors: the first traces forward, loss and autograd; the second removes in-place
+updates by functionalisation. No tensor of the model is computed or copied.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.fx.traceback as fx_traceback
+from torch import fx, nn
+from torch.func import functional_call, functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
+
+from meshemu.errors import CaptureError
+from meshemu.workload.graph import Graph, GraphInput, Role
+
+__all__ = ["StepFunction", "capture"]
+
+StepFunction = Callable[[Callable[..., Any], Any], torch.Tensor]
+"""(call_model, batch) -> loss, where call_model(*args, **kwargs) runs the module."""
+
+
+def capture(model: nn.Module, batch: Any, step: StepFunction) -> Graph:
+    """The graph of one training step of `model` on a global `batch`.
+
+    batch: any nest of tuples, lists and dicts of tensors. Raises CaptureError where control flow depends on data,
+    where the loss is not a differentiable scalar, or where the forward itself fails.
+    """
+    parameters = dict(model.named_parameters())
+    buffers = dict(model.named_buffers())
+    trainable = [name for name, p in parameters.items() if p.requires_grad]
+    if not trainable:
+        raise CaptureError(f"{type(model).__name__} has no trainable parameter")
+    leaves, spec = pytree.tree_flatten(batch)
+    _check_leaves({**parameters, **buffers}, leaves)
+
+    def training_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any]) -> Any:
+        p = {name: t.detach().requires_grad_(name in trainable) for name, t in p.items()}
+        b = {name: t.clone() for name, t in b.items()}
+
+        def call_model(*args: Any, **kwargs: Any) -> Any:
+            return functional_call(model, {**p, **b}, args, kwargs)
+
+        loss = step(call_model, pytree.tree_unflatten(flat, spec))
+        _check_loss(loss)
+        gradients = torch.autograd.grad(loss, [p[name] for name in trainable], allow_unused=True)
+        used = {name: g for name, g in zip(trainable, gradients, strict=True) if g is not None}
+        return loss, used, b
+
+    example = (parameters, buffers, leaves)
+    try:
+        with fx_traceback.preserve_node_meta():
+            with _module_names(model):
+                traced = make_fx(training_step, tracing_mode="fake")(*example)
+            interpreter = fx.Interpreter(traced)
+            flat_graph = make_fx(functionalize(lambda *flat: interpreter.run(*flat)), tracing_mode="fake")(
+                *pytree.tree_leaves(example)
+            )
+    except CaptureError:
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        raise CaptureError(f"{type(model).__name__} cannot be captured as one graph: {reason}") from error
+    roles = [(Role.PARAMETER, name) for name in parameters] + [(Role.BUFFER, name) for name in buffers]
+    roles += [(Role.BATCH, f"batch.{i}") for i in range(len(leaves))]
+    return _graph(type(model).__name__, flat_graph, roles)
+
+
+def _graph(model_name: str, module: fx.GraphModule, roles: list[tuple[Role, str]]) -> Graph:
+    module.graph.eliminate_dead_code()
+    placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
+    inputs = tuple(GraphInput(role, name, node) for (role, name), node in zip(roles, placeholders, strict=True))
+    nodes = tuple(node for node in module.graph.nodes if node.op in ("call_function", "get_attr"))
+    constants = {node.target: getattr(module, node.target) for node in nodes if node.op == "get_attr"}
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    loss, gradients, buffers = output.args[0]
+    _name_backward_nodes(inputs, nodes)
+    return Graph(model_name, inputs, nodes, constants, loss, gradients, buffers)
+
+
+def _check_leaves(state: dict[str, torch.Tensor], leaves: list[Any]) -> None:
+    for i, leaf in enumerate(leaves):
+        if not isinstance(leaf, torch.Tensor):
+            raise CaptureError(f"batch leaf {i} is a {type(leaf).__name__}, not a tensor")
+    for name, tensor in [*state.items(), *((f"batch leaf {i}", leaf) for i, leaf in enumerate(leaves))]:
+        if tensor.device.type != "cpu":
+            raise CaptureError(f"{name} is on device {tensor.device}: meshemu runs the maths on the CPU")
+
+
+def _check_loss(loss: Any) -> None:
+    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
+        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
+        raise CaptureError(f"the loss must be a tensor of one element, not {what}")
+    if not loss.requires_grad:
+        raise CaptureError("the loss does not depend differentiably on any trainable parameter")
+
+
+@contextmanager
+def _module_names(model: nn.Module) -> Iterator[None]:
+    """Write the dotted name of the running module into the metadata of every node that its forward makes."""
+    names = {module: name for name, module in model.named_modules()}
+    stack: list[str] = []
+
+    def publish() -> None:
+        if stack:
+            fx_traceback.current_meta["nn_module_stack"] = {name: (name, None) for name in stack}
+        else:
+            fx_traceback.current_meta.pop("nn_module_stack", None)
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        if module in names:
+            stack.append(names[module])
+            publish()
+
+    def leave(module: nn.Module, _args: Any, _output: Any) -> None:
+        if module in names:
+            stack.pop()
+            publish()
+
+    hooks = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        fx_traceback.current_meta.pop("nn_module_stack", None)
+
+
+def _name_backward_nodes(inputs: tuple[GraphInput, ...], nodes: tuple[fx.Node, ...]) -> None:
+    """Autograd's nodes run outside any forward: take the module of the parameter, else of the activation, they read."""
+    for graph_input in inputs:
+        if graph_input.role is not Role.BATCH:
+            owner = graph_input.name.rpartition(".")[0]
+            graph_input.node.meta["nn_module_stack"] = {owner: (owner, None)}
+    for node in nodes:
+        if not node.meta.get("nn_module_stack"):
+            sources = [arg for arg in node.all_input_nodes if arg.meta.get("nn_module_stack")]
+            if sources:
+                node.meta["nn_module_stack"] = sources[-1].meta["nn_module_stack"]

@@ -1,0 +1,59 @@
+"""Choose the schedule of every AllReduce of a partitioned step."""
+
+from collections.abc import Callable
+from functools import partial
+from math import prod
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshemu.collectives import Schedule, build, select
+from meshemu.mesh import Mesh
+from meshemu.workload.dtypes import number_format
+from meshemu.workload.plan import Plan
+from meshemu.workload.spmd import AllReduce, Spmd
+
+__all__ = ["choose_schedules"]
+
+
+def choose_schedules(
+    spmd: Spmd,
+    plan: Plan,
+    mesh: Mesh,
+    algorithm: str,
+    combine: Callable[[str, NDArray[np.int64]], NDArray[np.int64]],
+) -> dict[int, Schedule]:
+    """Index of each AllReduce instruction -> its schedule.
+
+    algorithm: "ring", "rows_columns", "tree", or "auto": the fastest by the contention-free model for the message's
+    size. combine(number format, size_bytes) -> ps: cost of one combination.
+    """
+    built: dict[tuple[str, tuple[int, int], tuple[int, ...]], Schedule] = {}
+    result = {}
+    for i, instruction in enumerate(spmd.instructions):
+        if not isinstance(instruction, AllReduce):
+            continue
+        members, grid, absent = plan.groups(instruction.axes)
+        dtype = instruction.sources[0].dtype
+        coords = {axis: int(c[members[0, 0]]) for axis, c in plan.coords.items()}
+        size_bytes = dtype.itemsize * sum(prod(v.layout.local_shape(v.shape, coords)) for v in instruction.sources)
+        chosen = algorithm
+        if algorithm == "auto":
+            table = _device_grid(plan, members[0], grid, absent)
+            cost = partial(combine, number_format(dtype))
+            chosen = select("all_reduce", mesh, table, size_bytes, dtype.itemsize, cost)
+        key = (chosen, grid, absent)
+        if key not in built:
+            built[key] = build("all_reduce", chosen, *grid, absent=absent)
+        result[i] = built[key]
+    return result
+
+
+def _device_grid(
+    plan: Plan, members: NDArray[np.int64], grid: tuple[int, int], absent: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """Device ids on the group's grid, -1 where a place is absent."""
+    table = np.full(grid[0] * grid[1], -1, np.int64)
+    present = np.setdiff1d(np.arange(len(table)), np.asarray(absent, np.int64))
+    table[present] = np.asarray(plan.devices, np.int64)[members]
+    return table.reshape(grid)

@@ -1,0 +1,74 @@
+"""How much memory each device needs: the liveness of every block over the instructions of a step."""
+
+from collections.abc import Collection
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meshemu.workload.plan import Plan
+from meshemu.workload.spmd import Compute, Spmd, Value, inputs_of, last_uses, outputs_of
+
+__all__ = ["peak_memory_bytes"]
+
+Bytes = NDArray[np.int64]
+
+
+def peak_memory_bytes(
+    spmd: Spmd, plan: Plan, n_devices: int, state_tensors: int, views: Collection[str]
+) -> Bytes:
+    """Greatest sum of live blocks on every device, int64[n_devices] (0 on devices outside the plan).
+
+    Parameters, buffers and `state_tensors` optimizer tensors per trainable parameter live throughout; everything else
+    from the instruction that makes it to its last use. A view shares the memory of its source. views: op
+    classes of views. Buffers of messages in flight are not counted.
+    """
+    resident = [v for name, v in spmd.inputs.items() if not name.startswith("batch.")] + list(spmd.constants.values())
+    live = sum((_block_bytes(v, plan) for v in resident), np.zeros(plan.n_positions, np.int64))
+    live = live + state_tensors * sum(
+        (_block_bytes(v, plan) for v in spmd.gradients.values()), np.zeros(plan.n_positions, np.int64)
+    )
+    owner = {v.id: v.id for v in resident}
+    users: dict[int, int] = {}
+    size: dict[int, Bytes] = {}
+    permanent = {v.id for v in resident}
+    for name, value in spmd.inputs.items():
+        if name.startswith("batch."):
+            owner[value.id], users[value.id], size[value.id] = value.id, 1, _block_bytes(value, plan)
+            live = live + size[value.id]
+    peak = live.copy()
+    released = last_uses(spmd)
+    for i, instruction in enumerate(spmd.instructions):
+        view = isinstance(instruction, Compute) and instruction.op_class in views and bool(instruction.inputs)
+        for value in outputs_of(instruction):
+            owner[value.id] = owner[inputs_of(instruction)[0].id] if view else value.id
+            root = owner[value.id]
+            if root in permanent:
+                continue
+            if root not in size:
+                size[root] = _block_bytes(value, plan)
+                live = live + size[root]
+            users[root] = users.get(root, 0) + 1
+        peak = np.maximum(peak, live)
+        for value_id in released.get(i, ()):
+            root = owner[value_id]
+            if root in permanent:
+                continue
+            users[root] -= 1
+            if not users[root]:
+                live = live - size.pop(root)
+    result = np.zeros(n_devices, np.int64)
+    result[np.asarray(plan.devices)] = peak
+    return result
+
+
+def _block_bytes(value: Value, plan: Plan) -> Bytes:
+    """Bytes of the block of `value` at every position."""
+    elements = np.ones(plan.n_positions, np.int64)
+    for dim, n in enumerate(value.shape):
+        split = value.layout.split_of(dim)
+        if split is None:
+            elements = elements * n
+        else:
+            lengths = np.asarray([hi - lo for lo, hi in split.ranges], np.int64)
+            elements = elements * lengths[plan.coords[split.axis]]
+    return elements * value.dtype.itemsize

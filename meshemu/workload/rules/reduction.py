@@ -1,0 +1,113 @@
+"""Reductions, softmax and the like: dims that are reduced are summed over devices or gathered; the others stay cut."""
+
+import string
+from typing import Any
+
+import torch
+from torch import fx
+
+from meshemu.workload.lowering import Lowering, base_name
+from meshemu.workload.spmd import Value
+
+__all__ = ["RULES", "reduced_dims"]
+
+Args = tuple[Any, ...]
+Kwargs = dict[str, Any]
+
+
+def reduced_dims(rank: int, dim: Any) -> list[int]:
+    """The dims that a `dim` argument (None, int or list) means."""
+    if dim is None or dim == []:
+        return list(range(rank))
+    return sorted({d % rank for d in ([dim] if isinstance(dim, int) else dim)})
+
+
+def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any) -> Any:
+    return args[position] if len(args) > position else kwargs.get(name, default)
+
+
+def _letters(source: Value, dims: list[int], keepdim: bool) -> tuple[str, str, str]:
+    """(letters of the input, of the output, of the reduced dims)."""
+    names = string.ascii_lowercase[: len(source.shape)]
+    kept = "".join(
+        (string.ascii_uppercase[d] if keepdim else "") if d in dims else c for d, c in enumerate(names)
+    )
+    return names, kept, "".join(names[d] for d in dims)
+
+
+def sum_(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """Sum over some dims; over cut dims it leaves a partial sum."""
+    source: Value = args[0]
+    has_dims = "dim" in str(node.target)
+    dims = reduced_dims(len(source.shape), _argument(args, kwargs, 1, "dim", None) if has_dims else None)
+    keepdim = bool(_argument(args, kwargs, 2, "keepdim", False)) if has_dims else False
+    names, out, reduced = _letters(source, dims, keepdim)
+    free = "".join(c for c in names if c not in reduced)
+    return low.sharded(node, args, kwargs, [names], [out], free=free, summed=reduced)
+
+
+def mean(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """Mean = sum / count, where a reduced dim is cut."""
+    source: Value = args[0]
+    has_dims = "dim" in str(node.target)
+    dims = reduced_dims(len(source.shape), _argument(args, kwargs, 1, "dim", None) if has_dims else None)
+    keepdim = bool(_argument(args, kwargs, 2, "keepdim", False)) if has_dims else False
+    names, out, reduced = _letters(source, dims, keepdim)
+    free = "".join(c for c in names if c not in reduced)
+    if not any(source.layout.split_of(d) for d in dims) or source.layout.partial:
+        return low.sharded(node, args, kwargs, [names], [out], free=free)
+    total = low.sharded(
+        node, [source, dims, keepdim], kwargs, [names], [out], free=free, summed=reduced,
+        target=torch.ops.aten.sum.dim_IntList, op_class="sum",
+    )  # fmt: skip
+    count = 1
+    for d in dims:
+        count *= source.shape[d]
+    output = low.value(total.shape, total.dtype, total.layout)
+    return low.compute(torch.ops.aten.div.Scalar, [total, count], [output], op_class="div")[0]
+
+
+def gathered(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """amax, argmax, var ...: reduced dims are gathered, the others stay cut."""
+    source: Value = args[0]
+    dims = reduced_dims(len(source.shape), _argument(args, kwargs, 1, "dim", None))
+    single = node.meta["val"][0] if isinstance(node.meta["val"], tuple | list) else node.meta["val"]
+    keepdim = single.dim() == len(source.shape)
+    names, out, reduced = _letters(source, dims, keepdim)
+    n_outputs = len(node.meta["val"]) if isinstance(node.meta["val"], tuple | list) else 1
+    free = "".join(c for c in names if c not in reduced)
+    return low.sharded(node, args, kwargs, [names], [out] * n_outputs, free=free)
+
+
+def along(position: int) -> Any:
+    """A rule for operators that work along one dim and keep the shape: softmax, cumsum, sort ..."""
+
+    def rule(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+        values = [a for a in args if isinstance(a, Value)]
+        rank = len(values[0].shape)
+        names = string.ascii_lowercase[:rank]
+        dim = _argument(args, kwargs, position, "dim", -1) % max(rank, 1)
+        n_outputs = len(node.meta["val"]) if isinstance(node.meta["val"], tuple | list) else 1
+        free = "".join(c for d, c in enumerate(names) if d != dim)
+        return low.sharded(node, args, kwargs, [names] * len(values), [names] * n_outputs, free=free)
+
+    return rule
+
+
+def triangle(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """Tril and triu: the last two dims are whole."""
+    names = string.ascii_lowercase[: len(args[0].shape)]
+    return low.sharded(node, args, kwargs, [names], [names], free=names[:-2], op_class=base_name(node))
+
+
+RULES = {
+    "sum": sum_,
+    "mean": mean,
+    **{name: gathered for name in ("amax", "amin", "argmax", "argmin", "var", "std", "var_mean", "logsumexp",
+                                   "prod.dim_int", "any.dim", "all.dim", "max.dim", "min.dim", "linalg_vector_norm")},
+    **{name: along(1) for name in ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "softmax.int",
+                                   "log_softmax.int", "sort", "argsort")},
+    **{name: along(2) for name in ("_softmax_backward_data", "_log_softmax_backward_data")},
+    "tril": triangle,
+    "triu": triangle,
+}  # fmt: skip
