@@ -1,0 +1,169 @@
+"""`meshemu run`: a configured training run, from TOML to a results file."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from meshemu.comm import Comm
+from meshemu.config import Config, load, to_toml
+from meshemu.emulator.prepare import PreparedStep, prepare
+from meshemu.emulator.recording import Recorder
+from meshemu.emulator.timed_step import TimingOptions
+from meshemu.emulator.training_loop import train
+from meshemu.execute.determinism import make_deterministic
+from meshemu.execute.evaluation import accuracy
+from meshemu.execute.optimizer import make_optimizer
+from meshemu.execute.training import Module, Trainer
+from meshemu.hardware import System
+from meshemu.runtime.mpi import as_comm
+from meshemu.workload import data as workload_data
+from meshemu.workload import models
+from meshemu.workload.data import Dataset
+from meshemu.workload.dtypes import DTYPES, cast
+from meshemu.workload.losses import load_loss
+
+__all__ = ["RunResult", "run", "system_of"]
+
+
+@dataclass(frozen=True, eq=False)
+class RunResult:
+    """path of the results file; losses per step (NaN if not executed); accuracies: step -> held-out accuracy;
+    prepared: the partitioned and timed step.
+    """
+
+    path: Path
+    losses: list[float]
+    accuracies: dict[int, float]
+    prepared: PreparedStep
+
+    @property
+    def time_ps(self) -> int:
+        """Virtual time of one step."""
+        return self.prepared.timed.timing.end_ps
+
+
+def run(
+    config: Config | str | Path,
+    output: str | Path | None = None,
+    *,
+    execute: bool = True,
+    comm: Any = None,
+) -> RunResult:
+    """Run a configuration (a Config, or the path of a TOML file) and write its results to `output`.
+
+    execute: False only times the step, without running the maths. comm: an mpi4py communicator (default: one rank).
+    Raises InputError for anything wrong with the configuration, before the first step.
+    """
+    ranks = as_comm(comm)
+    source = Path(config) if isinstance(config, str | Path) else None
+    settings = config if isinstance(config, Config) else load(config)
+    path = Path(output or settings.output.path or f"{source.stem if source else 'run'}.h5")
+    make_deterministic()
+    started = time.perf_counter()
+    system = system_of(settings)
+    model, dataset = _workload(settings)
+    training = settings.training
+    optimizer = make_optimizer(model, training.optimizer.model_dump())
+    loss_function = load_loss(training.loss)
+    dtype = DTYPES[settings.model.dtype]
+
+    def batch_of(step: int) -> tuple[Any, Any]:
+        inputs, targets = workload_data.batch(dataset, step, settings.data.batch_size, training.seed)
+        return cast(inputs, dtype), cast(targets, dtype)
+
+    prepared = prepare(
+        model,
+        batch_of(0),
+        lambda call, batch: loss_function(call(batch[0]), batch[1]),
+        system=system,
+        plan=settings.plan if isinstance(settings.plan, str) else settings.plan.model_dump(exclude_none=True),
+        optimizer=optimizer,
+        options=TimingOptions(**settings.timing.model_dump()),
+        comm=ranks,
+    )
+    prepared_at = time.perf_counter()
+    recorder = Recorder.open(
+        path,
+        prepared.timed,
+        ranks,
+        config_text=to_toml(settings),
+        n_steps=training.steps,
+        overwrite=settings.output.overwrite,
+    )
+    try:
+        trainer = Trainer(model, optimizer, prepared.executor(ranks), training.seed) if execute else None
+        with _progress_bar(training.steps, ranks) as progress:
+            history = train(
+                trainer,
+                training.steps,
+                batch_of,
+                recorder=recorder,
+                evaluate=partial(_evaluation, model, dataset, settings, ranks),
+                progress=progress,
+            )
+    except BaseException:
+        recorder.abandon()
+        raise
+    recorder.finish({"prepare": prepared_at - started, "steps": time.perf_counter() - prepared_at})
+    return RunResult(path, history.losses, history.accuracies, prepared)
+
+
+def system_of(settings: Config) -> System:
+    """The hardware that the [system] section describes."""
+    section = settings.system
+    if section.grid is not None:
+        grid = section.grid
+        system = System.grid(rows=grid.rows, cols=grid.cols, bandwidth=grid.bandwidth, latency=grid.latency)
+    else:
+        system = System.preset(section.preset or "dojo-tile", devices=section.devices, figures=section.figures)
+    return system.override(section.overrides) if section.overrides else system
+
+
+def _workload(settings: Config) -> tuple[Module, Dataset]:
+    section, data = settings.model, settings.data
+    if section.build is not None:
+        model = models.load_from_file(section.build, section.args, seed=settings.training.seed)
+    else:
+        model = models.build_model(section.name or "", section.args, seed=settings.training.seed)
+    if data.build is not None:
+        dataset = workload_data.load_from_file(data.build, data.args)
+    else:
+        dataset = workload_data.load_dataset(data.name or "", data.args)
+    return model.to(DTYPES[section.dtype]).train(), dataset
+
+
+def _evaluation(model: Module, dataset: Dataset, settings: Config, comm: Comm, step: int) -> float | None:
+    """Held-out accuracy where it is due, computed by rank 0 in one plain forward pass."""
+    training = settings.training
+    if not training.evaluate_every or not dataset.n_classes:
+        return None
+    if (step + 1) % training.evaluate_every and step + 1 != training.steps:
+        return None
+    share = None
+    if comm.rank == 0:
+        share = accuracy(model, dataset.test_inputs, dataset.test_targets, DTYPES[settings.model.dtype])
+    return float(comm.broadcast(share))
+
+
+@contextmanager
+def _progress_bar(n_steps: int, comm: Comm) -> Iterator[Callable[[float, float | None], None]]:
+    """A bar on rank 0's terminal; nothing where stderr is no terminal."""
+    hidden = comm.rank != 0 or not sys.stderr.isatty()
+    with tqdm(total=n_steps, unit="step", disable=hidden) as bar:
+        shown: dict[str, str] = {}
+
+        def advance(loss: float, accuracy: float | None) -> None:
+            shown["loss"] = f"{loss:.4f}"
+            if accuracy is not None:
+                shown["accuracy"] = f"{accuracy:.1%}"
+            bar.set_postfix(shown, refresh=False)
+            bar.update()
+
+        yield advance

@@ -1,0 +1,1 @@
+"""Real tensors: every device's maths, halos, reductions and updates, executed by the ranks that emulate them."""
