@@ -1,0 +1,41 @@
+"""The TOML file of a run: what it may say, its defaults, and one line for everything that is wrong with it.
+
+[system]    which hardware; keys that are not named here override a figure of it and are checked by meshemu.hardware
+[model] [data] [training]    what is trained     plan    how it is spread over the devices
+[timing]    how virtual time is computed         [output]    the results file
+"""
+
+from meshemu.config.loading import load, parse, to_toml, toml_text
+from meshemu.config.schema import (
+    Adam,
+    AdamW,
+    Config,
+    Data,
+    Grid,
+    Model,
+    Output,
+    PlanShape,
+    Sgd,
+    System,
+    Timing,
+    Training,
+)
+
+__all__ = [
+    "Adam",
+    "AdamW",
+    "Config",
+    "Data",
+    "Grid",
+    "Model",
+    "Output",
+    "PlanShape",
+    "Sgd",
+    "System",
+    "Timing",
+    "Training",
+    "load",
+    "parse",
+    "to_toml",
+    "toml_text",
+]

@@ -1,0 +1,100 @@
+"""What is wrong with a configuration, in words: each fault names the key as the user writes it."""
+
+import difflib
+import re
+import reprlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from meshemu.config.schema import (
+    Adam,
+    AdamW,
+    Config,
+    Data,
+    Grid,
+    Model,
+    Output,
+    PlanShape,
+    Section,
+    Sgd,
+    System,
+    Timing,
+    Training,
+)
+
+__all__ = ["faults_of", "misspelt_system_keys"]
+
+_SECTIONS: Mapping[tuple[str, ...], type[Section]] = MappingProxyType(
+    {
+        (): Config,
+        ("system",): System,
+        ("system", "grid"): Grid,
+        ("model",): Model,
+        ("data",): Data,
+        ("plan", "<shape>"): PlanShape,
+        ("training",): Training,
+        ("training", "optimizer", "sgd"): Sgd,
+        ("training", "optimizer", "adam"): Adam,
+        ("training", "optimizer", "adamw"): AdamW,
+        ("timing",): Timing,
+        ("output",): Output,
+    }
+)
+
+
+def faults_of(error: ValidationError, document: Mapping[str, Any]) -> list[str]:
+    """Every fault that `error` found in `document`."""
+    return [_fault(details, document) for details in error.errors()]
+
+
+def misspelt_system_keys(overrides: Mapping[str, Any]) -> list[str]:
+    """Overrides of figures that are rather meant as one of the keys of [system] itself."""
+    known = [key for key in System.model_fields if key != "overrides"]
+    return [
+        f"system.{key}: unknown key, did you mean {close[0]!r}?"
+        for key in overrides
+        if (close := difflib.get_close_matches(key, known, n=1, cutoff=0.75))
+    ]
+
+
+def _fault(details: ErrorDetails, document: Mapping[str, Any]) -> str:
+    """One fault in words, with the key as the user writes it."""
+    path = tuple(str(part) for part in details["loc"])
+    key = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(_without_tags(path, document)))
+    match details["type"]:
+        case "missing":
+            return f"{key} is missing"
+        case "extra_forbidden":
+            return f"{key}: unknown key, {_suggestion(path)}"
+        case "union_tag_not_found":
+            return f"{key}.name is missing (sgd, adam, adamw)"
+        case "union_tag_invalid":
+            name = details["input"]["name"]
+            return f"{key}.name = {name!r} is not one of sgd, adam, adamw"
+        case "value_error":
+            message = str(details["ctx"]["error"])
+            return f"{key}{message}" if message.startswith(" = ") else f"{key}: {message}"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return f"{key} = {reprlib.repr(details['input'])}: should be a table"
+        case _:
+            return f"{key} = {reprlib.repr(details['input'])}: {details['msg'].replace('Input should', 'should')}"
+
+
+def _suggestion(path: tuple[str, ...]) -> str:
+    valid = list(_SECTIONS[path[:-1]].model_fields)
+    close = difflib.get_close_matches(path[-1], valid, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(valid)}"
+
+
+def _without_tags(path: tuple[str, ...], document: Any) -> Iterator[str]:
+    """The parts of `path` without the names of union members that pydantic puts between them."""
+    for index, part in enumerate(path):
+        inside = isinstance(document, dict) and part in document
+        document = document[part] if inside else None
+        if part.startswith("<") or (path[:index] == ("training", "optimizer") and not inside and len(path) > index + 1):
+            continue
+        yield part

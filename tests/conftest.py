@@ -1,0 +1,155 @@
+"""MPI tests under one roof with serial ones.
+
+Plain `pytest` runs the serial tests; test_launch.py among them runs the `mpi` tests under mpirun. A failure on one rank
+ends the job at once, since the other ranks may be waiting for it inside a collective.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: results and timings of tests on few cores
+
+from meshemu.runtime.launch import detect_launch, set_launch_defaults
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = detect_launch(os.environ)
+set_launch_defaults(os.environ, LAUNCH)
+
+
+def world() -> Any:
+    from mpi4py import MPI
+
+    return MPI.COMM_WORLD
+
+
+@pytest.fixture
+def comm() -> Iterator[Any]:
+    """A private duplicate of COMM_WORLD, so that a test's stray messages never meet the next test."""
+    duplicate = world().Dup()
+    yield duplicate
+    duplicate.Free()
+
+
+@pytest.fixture
+def collective_assert(comm: Any) -> Callable[[object, str], None]:
+    """`collective_assert(condition, message)`: called by all ranks, fails on all, names those where it failed."""
+
+    def check(condition: object, message: str = "") -> None:
+        verdicts = comm.allgather(None if condition else (message or "is false"))
+        failed = [f"rank {rank}: {verdict}" for rank, verdict in enumerate(verdicts) if verdict is not None]
+        assert not failed, "; ".join(failed)
+
+    return check
+
+
+Mpirun = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def mpirun() -> Mpirun:
+    """`mpirun(ranks, *arguments of python, timeout_s=, cwd=, env=)`: the finished job; nothing of it survives."""
+    return run_under_mpi
+
+
+def run_under_mpi(
+    ranks: int, *arguments: str, timeout_s: float = 60, cwd: Path = ROOT, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    launcher = os.environ.get("MPIRUN") or str(Path(sys.executable).with_name("mpirun"))
+    if shutil.which(launcher) is None:
+        pytest.fail(f"{launcher} is not there: install the 'mpich' wheel or set MPIRUN")
+    command = [launcher, "-n", str(ranks), sys.executable, *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    job = subprocess.Popen(
+        command, cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        out, err = job.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        job.terminate()  # mpirun passes it on to its proxies, which are no longer in our session
+        time.sleep(1)
+        os.killpg(job.pid, signal.SIGKILL)
+        out, err = job.communicate()
+        pytest.fail(f"still running after {timeout_s} s: {' '.join(command)}\n{out[-4000:]}\n{err[-4000:]}")
+    return subprocess.CompletedProcess(command, job.returncode, out, err)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--outcomes", type=Path, help="write the outcome of every test as JSON (rank 0)")
+    parser.addoption("--forbid-skips", action="store_true", help="a skipped test is a failure")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_OUTCOMES] = {}
+    if LAUNCH.rank > 0:  # only rank 0 reports; failures go to the real stderr of their rank
+        reporter = config.pluginmanager.getplugin("terminalreporter")
+        reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Take the tests of the other kind out, so that "skipped" always means a test that should have run."""
+    with_mpi = config.getoption("--with-mpi") or config.getoption("--only-mpi")
+    wanted = [item for item in items if (item.get_closest_marker("mpi") is not None) == bool(with_mpi)]
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = wanted
+    for item in wanted:
+        if unknown := _mpi_arguments(item).keys() - {"min_size"}:
+            raise pytest.UsageError(f"{item.nodeid}: mpi mark with unknown argument {', '.join(sorted(unknown))}")
+
+
+def _mpi_arguments(item: pytest.Item) -> dict[str, Any]:
+    mark = item.get_closest_marker("mpi")
+    return dict(mark.kwargs) if mark is not None else {}
+
+
+_OUTCOMES = pytest.StashKey[dict[str, dict[str, Any]]]()
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    outcomes = item.config.stash[_OUTCOMES]
+    entry = outcomes.setdefault(item.nodeid, {"min_size": _mpi_arguments(item).get("min_size", 1), "outcome": "passed"})
+    if report.outcome != "passed":
+        entry["outcome"] = report.outcome
+    if report.failed:
+        _end_all_ranks(f"FAILED {item.nodeid} ({report.when})\n{report.longreprtext}", 1)
+    return report
+
+
+def pytest_collectreport(report: pytest.CollectReport) -> None:
+    if report.failed:
+        _end_all_ranks(f"cannot collect {report.nodeid}\n{report.longreprtext}", 2)
+
+
+def pytest_internalerror(excrepr: Any) -> None:
+    _end_all_ranks(f"internal error of pytest\n{excrepr}", 3)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    outcomes = session.config.stash[_OUTCOMES].values()
+    if session.config.getoption("--forbid-skips") and any(entry["outcome"] == "skipped" for entry in outcomes):
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+    path = session.config.getoption("--outcomes")
+    if path is not None and LAUNCH.rank == 0:
+        path.write_text(json.dumps(session.config.stash[_OUTCOMES]))
+
+
+def _end_all_ranks(text: str, code: int) -> None:
+    if LAUNCH.size == 1:
+        return
+    time.sleep(0.2 * LAUNCH.rank)  # a failure common to all ranks is told once: the first one ends the rest
+    sys.__stderr__.write(f"\n[rank {LAUNCH.rank} of {LAUNCH.size}] {text}\n")
+    sys.__stderr__.flush()
+    world().Abort(code)
