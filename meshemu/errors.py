@@ -6,7 +6,7 @@
     │   ├── CaptureError             a module cannot be captured as one graph
     │   ├── UnsupportedOpError       an operator has no sharding rule
     │   └── RecordError              a results file cannot be read or written
-    ├── CheckFailed         exit 1   a comparison or a verification found a difference
+    ├── CheckError         exit 1   a comparison or a verification found a difference
     └── ScheduleError       exit 3   a schedule or Program violates an invariant (a defect of ours)
 
 Messages are one line and name the key, op, device or equation with its values.
@@ -14,7 +14,7 @@ Messages are one line and name the key, op, device or equation with its values.
 
 __all__ = [
     "CaptureError",
-    "CheckFailed",
+    "CheckError",
     "InputError",
     "MeshemuError",
     "PlanError",
@@ -52,7 +52,7 @@ class RecordError(InputError):
     """A results file cannot be read or written."""
 
 
-class CheckFailed(MeshemuError):
+class CheckError(MeshemuError):
     """A comparison or a verification found a difference."""
 
     exit_code = 1
