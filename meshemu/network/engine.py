@@ -67,7 +67,6 @@ class Region:
             unit_free=np.zeros((n_devices, 2), np.int64),
             depart=np.zeros(n_messages, np.int64),
             arrival=np.zeros(n_messages, np.int64),
-            behind=np.full(n_messages, -1, np.int64),
             waiting=n_waiting.copy(),
             ready=np.zeros(n_ops, np.int64),
             start=np.zeros(n_ops, np.int64),
@@ -75,7 +74,8 @@ class Region:
             busy_bins=np.zeros((n_links, n_bins), np.int64),
             heap=np.empty(EVENT * (room + 1024), np.int64),
             out=np.empty((1024, 5), np.int64),
-            pool=_chained(np.empty((1024, 2), np.int64), 0, -1),
+            queue=_chained(np.empty((1024, 2), np.int64), 0),
+            line=_chained(np.empty((1024, 5), np.int64), 0),
             stack=np.empty(n_ops + 1, np.int64),
             scalar=np.zeros(fields.SCALARS, np.int64),
         )
@@ -116,16 +116,19 @@ class Region:
     def _grow(self, n_rows: int) -> None:
         """Make room for n_rows more events, and double whichever buffer made the kernel stop."""
         state = self.state
-        needed = int(state.scalar[fields.HEAP] + state.scalar[fields.ROOM]) + n_rows + 3
-        heap, out, pool = state.heap, state.out, state.pool
+        needed = int(state.scalar[fields.HEAP] + state.scalar[fields.ROOM]) + n_rows + 2
+        heap, out, queue, line = state.heap, state.out, state.queue, state.line
         if EVENT * needed > len(heap):
             heap = _enlarged(heap, 2 * EVENT * needed)
         if state.scalar[fields.OUT] + 2 > len(out):
             out = _enlarged(out, 2 * len(out))
-        if state.scalar[fields.POOL] < 0:
-            pool = _chained(_enlarged(pool, 2 * len(pool)), len(pool), -1)
-            state.scalar[fields.POOL] = len(pool) // 2
-        self.state = state._replace(heap=heap, out=out, pool=pool)
+        if state.scalar[fields.QUEUE_FREE] < 0:
+            state.scalar[fields.QUEUE_FREE] = len(queue)
+            queue = _chained(_enlarged(queue, 2 * len(queue)), len(queue))
+        if state.scalar[fields.LINE_FREE] < 0:
+            state.scalar[fields.LINE_FREE] = len(line)
+            line = _chained(_enlarged(line, 2 * len(line)), len(line))
+        self.state = state._replace(heap=heap, out=out, queue=queue, line=line)
 
 
 def _enlarged(rows: Ints, n: int) -> Ints:
@@ -135,8 +138,8 @@ def _enlarged(rows: Ints, n: int) -> Ints:
     return larger
 
 
-def _chained(pool: Ints, first: int, last: int) -> Ints:
-    """Link the pool entries from `first` on into one free list that ends with `last`."""
-    pool[first:, 0] = np.arange(first + 1, len(pool) + 1)
-    pool[-1, 0] = last
-    return pool
+def _chained(entries: Ints, first: int) -> Ints:
+    """Link the entries from `first` on into one free list, closed by -1."""
+    entries[first:, 0] = np.arange(first + 1, len(entries) + 1)
+    entries[-1, 0] = -1
+    return entries

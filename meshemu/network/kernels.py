@@ -4,8 +4,9 @@ With NUMBA_DISABLE_JIT=1 the same code runs as plain Python. The model is
 described in `engine`; `reference` states it again, uncompiled and event by event. Three properties make it fast:
 
 * At its first link a message is one event: its packets are ready together, so they follow back to back (a train).
-* Packet k + 1 enters the heap when packet k leaves it at the second link, and the first packet of a train when that of
-  the train ahead of it at their first link does. So the heap is as small as what moves, not as what waits.
+* Packet k + 1 of a train becomes an event when that of packet k at the second link is run. Packets that leave a link do
+  so in order, so all but the first stand in a line outside the heap: it holds about one event per link, not one per
+  packet that waits.
 * The end of an op or of a message is known when it starts, so it is passed on at once and needs no event.
 
 Events are ordered by (time, key). A key holds ids that every rank count agrees on: op id - OP_KEYS for ops, message id
@@ -26,12 +27,17 @@ from meshemu.network.state import (
     FREE,
     HEAP,
     HOPS,
-    LINE_END,
+    LINE,
+    LINE_FREE,
+    LINE_HEAD,
+    LINE_HEAP,
+    LINE_TAIL,
+    LINE_TIME,
     NEXT_START,
     OUT,
     PACKETS,
-    POOL,
     QUEUE,
+    QUEUE_FREE,
     QUEUE_HEAD,
     QUEUE_MAX,
     QUEUE_TAIL,
@@ -124,31 +130,31 @@ def _add_busy(busy_bins: Ints, link: int, start: int, end: int, shift: int) -> i
 
 
 @compiled
-def _enqueue(link: Ints, pool: Ints, free: int, arrival: int, start: int) -> int:
-    """Count a packet that arrives at a link and enters it at `start` among those waiting; returns the free pool entry.
+def _enqueue(link: Ints, queue: Ints, free: int, arrival: int, start: int) -> int:
+    """Count a packet that arrives at a link and enters it at `start` among those waiting; returns the free entry.
 
     `link` is the row of the link. Packets enter in the order of arrival, so those that no longer wait are the first of
     the list; each entry is added and removed once.
     """
     if start == arrival:
         if link[QUEUE] > 0:
-            pool[link[QUEUE_TAIL], 0] = free
+            queue[link[QUEUE_TAIL], 0] = free
             free = link[QUEUE_HEAD]
             link[QUEUE] = 0
         return free
-    while link[QUEUE] > 0 and pool[link[QUEUE_HEAD], 1] <= arrival:
+    while link[QUEUE] > 0 and queue[link[QUEUE_HEAD], 1] <= arrival:
         first = link[QUEUE_HEAD]
-        link[QUEUE_HEAD] = pool[first, 0]
-        pool[first, 0] = free
+        link[QUEUE_HEAD] = queue[first, 0]
+        queue[first, 0] = free
         free = first
         link[QUEUE] -= 1
     entry = free
-    free = pool[entry, 0]
-    pool[entry, 1] = start
+    free = queue[entry, 0]
+    queue[entry, 1] = start
     if link[QUEUE] == 0:
         link[QUEUE_HEAD] = entry
     else:
-        pool[link[QUEUE_TAIL], 0] = entry
+        queue[link[QUEUE_TAIL], 0] = entry
     link[QUEUE_TAIL] = entry
     link[QUEUE] += 1
     if link[QUEUE] > link[QUEUE_MAX]:
@@ -230,17 +236,44 @@ def accept(work: Work, state: State, rows: Ints) -> None:
 
 
 @compiled
-def _advance_line(network: Network, work: Work, state: State, packet_bytes: int, message: int, link_id: int) -> None:
-    """The head of `message` has come to its second link: let the train behind it at its first one, link_id, follow."""
-    link = state.link[link_id]
-    following = state.behind[message]
-    if following >= 0:
-        start = state.depart[following] + network.latency[link_id]
-        first_bytes = min(work.size[following], packet_bytes)
-        tail = start + _serialisation(first_bytes, network.num[link_id], network.den[link_id])
-        push(state.heap, state.scalar, start, following << PACKET_BITS, work.route[following] + 1, tail)
-    elif link[LINE_END] == message + 1:
-        link[LINE_END] = 0
+def _join_line(
+    link: Ints, line: Ints, scalar: Ints, time: int, key: int, position: int, tail: int, last_time: int
+) -> bool:
+    """Put a packet's event at its next link at the end of the line of the link that it leaves (`link` is the row).
+
+    last_time: of the last packet of its train. False if the event has to enter the heap now: no other of the line is
+    there to be followed, or it ties with the last, when the heap has to decide who goes first.
+    """
+    joins = link[LINE_HEAP] > 0 and time > link[LINE_TIME]
+    link[LINE_TIME] = last_time
+    if not joins:
+        link[LINE_HEAP] += 1
+        return False
+    entry = scalar[LINE_FREE]
+    scalar[LINE_FREE] = line[entry, 0]
+    line[entry, 1], line[entry, 2], line[entry, 3], line[entry, 4] = time, key, position, tail
+    if link[LINE] == 0:
+        link[LINE_HEAD] = entry
+    else:
+        line[link[LINE_TAIL], 0] = entry
+    link[LINE_TAIL] = entry
+    link[LINE] += 1
+    return True
+
+
+@compiled
+def _follow(link: Ints, line: Ints, heap: Ints, scalar: Ints) -> bool:
+    """The first event of the heap is from the line of this link: put the next of the line in its place, if any."""
+    if link[LINE] == 0:
+        link[LINE_HEAP] -= 1
+        return False
+    entry = link[LINE_HEAD]
+    replace(heap, scalar, line[entry, 1], line[entry, 2], line[entry, 3], line[entry, 4])
+    link[LINE_HEAD] = line[entry, 0]
+    link[LINE] -= 1
+    line[entry, 0] = scalar[LINE_FREE]
+    scalar[LINE_FREE] = entry
+    return True
 
 
 @compiled
@@ -265,7 +298,7 @@ def next_time(work: Work, state: State) -> int:
 @compiled
 def run(network: Network, work: Work, state: State, packet_bytes: int, rank: int, horizon: int) -> bool:
     """Run the events before `horizon`. False if it stopped early because the heap, outbox or pool must grow."""
-    heap, pool, out, scalar, starts = state.heap, state.pool, state.out, state.scalar, work.start
+    heap, out, scalar, starts = state.heap, state.out, state.scalar, work.start
     heap_room, out_room, timeline = len(heap) // EVENT, len(out), state.busy_bins.shape[1] > 0
     done = True
     while True:
@@ -282,7 +315,8 @@ def run(network: Network, work: Work, state: State, packet_bytes: int, rank: int
             time, key, position, tail = heap[0], heap[1], heap[2], heap[3]
         if time >= horizon:
             break
-        if n + scalar[ROOM] + 3 > heap_room or scalar[OUT] + 2 > out_room or scalar[POOL] < 0:
+        full = n + scalar[ROOM] + 2 > heap_room or scalar[OUT] + 2 > out_room
+        if full or scalar[QUEUE_FREE] < 0 or scalar[LINE_FREE] < 0:
             done = False
             break
         scalar[NEXT_START] += not root
@@ -310,6 +344,7 @@ def run(network: Network, work: Work, state: State, packet_bytes: int, rank: int
             packets = (size + packet_bytes - 1) // packet_bytes
             end = start + _serialisation(size, num, den)
             tail = start + _serialisation(min(size, packet_bytes), num, den)
+            last_head = start + _serialisation((packets - 1) * packet_bytes, num, den)
             last = True
             state.depart[message] = start
         else:
@@ -317,18 +352,18 @@ def run(network: Network, work: Work, state: State, packet_bytes: int, rank: int
             end_byte = min(begin_byte + packet_bytes, size)
             carried = end_byte - begin_byte
             packets = 1
+            last_head = start
             last = end_byte == size
-            if position == work.route[message] + 1:
-                back = network.route_links[position - 1]
-                if begin_byte == 0:
-                    _advance_line(network, work, state, packet_bytes, message, back)
-                if not last:  # the next packet of the train: its head follows this one's tail
-                    num_back, den_back = network.num[back], network.den[back]
-                    next_byte = min(end_byte + packet_bytes, size)
-                    sent_ps = _serialisation(end_byte, num_back, den_back)
-                    next_tail = tail + _serialisation(next_byte, num_back, den_back) - sent_ps
-                    replace(heap, scalar, tail, key + 1, position, next_tail)
-                    root = False
+            back = network.route_links[position - 1]
+            if not last and position == work.route[message] + 1:  # the next packet of the train: head follows tail
+                num_back, den_back = network.num[back], network.den[back]
+                next_byte = min(end_byte + packet_bytes, size)
+                sent_ps = _serialisation(end_byte, num_back, den_back)
+                next_tail = tail + _serialisation(next_byte, num_back, den_back) - sent_ps
+                replace(heap, scalar, tail, key + 1, position, next_tail)
+                root = False
+            elif network.owner[back] == rank:
+                root = not _follow(state.link[back], state.line, heap, scalar)
             end = max(start + _serialisation(end_byte, num, den) - _serialisation(begin_byte, num, den), tail)
             tail = end
         link[FREE] = end
@@ -337,33 +372,28 @@ def run(network: Network, work: Work, state: State, packet_bytes: int, rank: int
         link[WAIT] += start - time
         link[PACKETS] += packets
         scalar[HOPS] += packets
-        scalar[POOL] = _enqueue(link, pool, scalar[POOL], time, start)
+        scalar[QUEUE_FREE] = _enqueue(link, state.queue, scalar[QUEUE_FREE], time, start)
         if timeline:
             scalar[SHIFT] = _add_busy(state.busy_bins, link_id, start, end, scalar[SHIFT])
 
         latency = network.latency[link_id]
         following = network.route_links[position + 1]
         if following >= 0 and network.owner[following] == rank:
-            if first and link[LINE_END] > 0:
-                state.behind[link[LINE_END] - 1] = message
-            elif root:
-                replace(heap, scalar, start + latency, key, position + 1, tail + latency)
+            head = start + latency
+            if not _join_line(link, state.line, scalar, head, key, position + 1, tail + latency, last_head + latency):
+                if root:
+                    replace(heap, scalar, head, key, position + 1, tail + latency)
+                else:
+                    push(heap, scalar, head, key, position + 1, tail + latency)
                 root = False
-            else:
-                push(heap, scalar, start + latency, key, position + 1, tail + latency)
-            if first:
-                link[LINE_END] = message + 1
         if root:
             pop(heap, scalar)
-        if following >= 0:
-            if network.owner[following] != rank:
-                _send_out(out, scalar, start + latency, key, position + 1, tail + latency, network.owner[following])
-        elif last:
-            owner = work.dst_owner[message]
-            if owner == rank:
-                _arrive(work, state, message, end + latency)
-            else:
-                _send_out(out, scalar, end + latency, message, ARRIVED, end + latency, owner)
+        if following >= 0 and network.owner[following] != rank:
+            _send_out(out, scalar, start + latency, key, position + 1, tail + latency, network.owner[following])
+        elif following < 0 and last and work.dst_owner[message] == rank:
+            _arrive(work, state, message, end + latency)
+        elif following < 0 and last:
+            _send_out(out, scalar, end + latency, message, ARRIVED, end + latency, work.dst_owner[message])
         if first and work.send_op[message] >= 0:
             _end_op(work, state, work.send_op[message], end)
     return done

@@ -13,13 +13,18 @@ __all__ = [
     "FREE",
     "HEAP",
     "HOPS",
-    "LINE_END",
+    "LINE",
+    "LINE_FREE",
+    "LINE_HEAD",
+    "LINE_HEAP",
+    "LINE_TAIL",
+    "LINE_TIME",
     "LINK_FIELDS",
     "NEXT_START",
     "OUT",
     "PACKETS",
-    "POOL",
     "QUEUE",
+    "QUEUE_FREE",
     "QUEUE_HEAD",
     "QUEUE_MAX",
     "QUEUE_TAIL",
@@ -34,14 +39,15 @@ __all__ = [
 
 Ints = NDArray[np.int64]
 
-# Columns of `State.link`: when the link is free, its statistics, its list of waiting packets, and 1 + the last message of
-# its line of trains (0: none).
-FREE, CARRIED, BUSY, WAIT, PACKETS, QUEUE_MAX, QUEUE, QUEUE_HEAD, QUEUE_TAIL, LINE_END, LINK_FIELDS = range(11)
+# Columns of `State.link`: when the link is free; its statistics; its queue (packets that wait for it); its line (events
+# of packets that leave it): how many of these are in the heap, how many are not, and the time of the last one.
+FREE, CARRIED, BUSY, WAIT, PACKETS, QUEUE_MAX = range(6)
+QUEUE, QUEUE_HEAD, QUEUE_TAIL, LINE_HEAP, LINE, LINE_HEAD, LINE_TAIL, LINE_TIME, LINK_FIELDS = range(6, 15)
 
-# Entries of `State.scalar`: events in the heap, first free pool entry, next row of `Work.start`, rows in the outbox,
-# log2 of the timeline bin width, events for which the heap keeps room since their ops are not yet in it, ops on the
-# stack, events and packet hops done.
-HEAP, POOL, NEXT_START, OUT, SHIFT, ROOM, DEPTH, EVENTS, HOPS, SCALARS = range(10)
+# Entries of `State.scalar`: events in the heap, first free entry of `queue` and of `line`, next row of `Work.start`,
+# rows in the outbox, log2 of the timeline bin width, events for which the heap keeps room since their ops are not yet
+# in it, ops on the stack, events and packet hops done.
+HEAP, QUEUE_FREE, LINE_FREE, NEXT_START, OUT, SHIFT, ROOM, DEPTH, EVENTS, HOPS, SCALARS = range(11)
 
 
 class Network(NamedTuple):
@@ -84,10 +90,10 @@ class State(NamedTuple):
     """What changes: clocks, the heap, counters. Times in ps.
 
     link: [n_links, LINK_FIELDS]; unit_free: [n_devices, 2], compute and communication unit; per message depart,
-    arrival and the message behind it in the line of its first link, -1 if none;
+    arrival;
     waiting: events that an op still waits for; ready, start, end per op; busy_bins: [n_links, n_bins];
-    heap: EVENT numbers per event, a binary heap; out: rows of an event and the rank it is for; pool: [n, 2], next entry
-    and start of a waiting packet;
+    heap: EVENT numbers per event, a binary heap; out: rows of an event and the rank it is for; queue: [n, 2],
+    lists of the start times of waiting packets; line: [n, 5], lists of events, the next entry in column 0;
     stack: scratch, one entry per op; scalar: [SCALARS].
     """
 
@@ -95,7 +101,6 @@ class State(NamedTuple):
     unit_free: Ints
     depart: Ints
     arrival: Ints
-    behind: Ints
     waiting: Ints
     ready: Ints
     start: Ints
@@ -103,6 +108,7 @@ class State(NamedTuple):
     busy_bins: Ints
     heap: Ints
     out: Ints
-    pool: Ints
+    queue: Ints
+    line: Ints
     stack: Ints
     scalar: Ints
