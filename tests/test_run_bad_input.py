@@ -1,4 +1,4 @@
-"""Bad input to `meshemu run` under mpirun: one clear line from one rank, exit code 2 (or 3), in seconds, no traceback."""
+"""Bad input to `meshemu run`: one clear line from one rank, exit code 2 (or 3), in seconds, no traceback."""
 
 import os
 import signal
