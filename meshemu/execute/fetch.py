@@ -1,14 +1,16 @@
 """Carry out Fetch and PushAdd: halos and their adjoints, with the very boxes that the Program times."""
 
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
+from math import prod
 
 import torch
 
 from meshemu.comm import Comm
 from meshemu.execute.blocks import Host, Key
 from meshemu.execute.transport import Exchange
-from meshemu.workload.spmd import Fetch, PushAdd
+from meshemu.workload.spmd import Fetch, PushAdd, Value
 from meshemu.workload.windows import pieces
 
 __all__ = ["FetchTask", "PushAddTask"]
@@ -69,7 +71,9 @@ class FetchTask:
         self._shapes = {
             key: host.local_shape(output, p) for key, p in host.representatives(output.layout.axes).items()
         }
-        self._moves = _Moves(_fetch_moves(instruction, host), host, comm, source.dtype)
+        boxes = pieces(source.shape, source.layout, output.layout, host.plan)
+        pairs = zip(boxes.src.tolist(), boxes.dst.tolist(), boxes.lo.tolist(), boxes.hi.tolist(), strict=True)
+        self._moves = _Moves(_moves_of(source, output, pairs, host), host, comm, source.dtype)
         covered: dict[Key, int] = defaultdict(int)
         for move in self._moves.arriving:
             covered[move.target] += move.n_elements
@@ -95,11 +99,13 @@ class PushAddTask:
 
     def __init__(self, instruction: PushAdd, host: Host, comm: Comm) -> None:
         self.instruction = instruction
-        output = instruction.output
+        source, output = instruction.source, instruction.output
         self._shapes = {
             key: host.local_shape(output, p) for key, p in host.representatives(output.layout.axes).items()
         }
-        self._moves = _Moves(_push_moves(instruction, host), host, comm, instruction.source.dtype)
+        boxes = pieces(output.shape, output.layout, source.layout, host.plan)
+        pairs = zip(boxes.dst.tolist(), boxes.src.tolist(), boxes.lo.tolist(), boxes.hi.tolist(), strict=True)
+        self._moves = _Moves(_moves_of(source, output, pairs, host), host, comm, source.dtype)
 
     def run(self, blocks: Blocks) -> Blocks:
         """Blocks of the output from windows of the source."""
@@ -110,63 +116,33 @@ class PushAddTask:
         return result
 
 
-def _fetch_moves(instruction: Fetch, host: Host) -> list[_Move]:
-    source, output = instruction.source, instruction.output
-    boxes = pieces(source.shape, source.layout, output.layout, host.plan)
+def _moves_of(
+    source: Value, target: Value, pairs: Iterable[tuple[int, int, list[int], list[int]]], host: Host
+) -> list[_Move]:
+    """Moves of the boxes (source position, target position, lo, hi), one for each block that a rank holds.
+
+    A rank that holds the source block itself, whichever of its devices has it, sends nothing.
+    """
     ranks = sorted(set(host.rank_of_position.tolist()))
-    targets = {r: host.representatives(output.layout.axes, r) for r in ranks}
-    sources = {r: host.representatives(source.layout.axes, r) for r in ranks}
+    targets = {rank: host.representatives(target.layout.axes, rank) for rank in ranks}
+    sources = {rank: host.representatives(source.layout.axes, rank) for rank in ranks}
     n_dims = len(source.shape)
     moves = []
-    for dst, src, lo, hi in zip(
-        boxes.dst.tolist(), boxes.src.tolist(), boxes.lo.tolist(), boxes.hi.tolist(), strict=True
-    ):
-        rank = int(host.rank_of_position[dst])
-        target = host.key(output.layout.axes, dst)
-        if targets[rank][target] != dst:
+    for source_position, target_position, lo, hi in pairs:
+        rank = int(host.rank_of_position[target_position])
+        key = host.key(target.layout.axes, target_position)
+        if targets[rank][key] != target_position:
             continue
-        key = host.key(source.layout.axes, src)
-        local = key in sources[rank]
-        holder = sources[rank][key] if local else src
+        source_key = host.key(source.layout.axes, source_position)
+        held_here = source_key in sources[rank]
         moves.append(
             _Move(
+                source_key,
+                _box(lo, hi, host.origin(source.layout, n_dims, source_position)),
                 key,
-                _box(lo, hi, host.origin(source.layout, n_dims, src)),
-                target,
-                _box(lo, hi, host.origin(output.layout, n_dims, dst)),
-                torch.Size(h - low for low, h in zip(lo, hi, strict=True)).numel(),
-                rank if local else int(host.rank_of_position[holder]),
-                rank,
-            )
-        )
-    return moves
-
-
-def _push_moves(instruction: PushAdd, host: Host) -> list[_Move]:
-    source, output = instruction.source, instruction.output
-    boxes = pieces(output.shape, output.layout, source.layout, host.plan)
-    ranks = sorted(set(host.rank_of_position.tolist()))
-    owners = {r: host.representatives(output.layout.axes, r) for r in ranks}
-    holders = {r: host.representatives(source.layout.axes, r) for r in ranks}
-    n_dims = len(source.shape)
-    moves = []
-    for window, owner, lo, hi in zip(
-        boxes.dst.tolist(), boxes.src.tolist(), boxes.lo.tolist(), boxes.hi.tolist(), strict=True
-    ):
-        rank = int(host.rank_of_position[owner])
-        target = host.key(output.layout.axes, owner)
-        if owners[rank][target] != owner:
-            continue
-        key = host.key(source.layout.axes, window)
-        local = key in holders[rank]
-        moves.append(
-            _Move(
-                key,
-                _box(lo, hi, host.origin(source.layout, n_dims, window)),
-                target,
-                _box(lo, hi, host.origin(output.layout, n_dims, owner)),
-                torch.Size(h - low for low, h in zip(lo, hi, strict=True)).numel(),
-                rank if local else int(host.rank_of_position[window]),
+                _box(lo, hi, host.origin(target.layout, n_dims, target_position)),
+                prod(b - a for a, b in zip(lo, hi, strict=True)),
+                rank if held_here else int(host.rank_of_position[source_position]),
                 rank,
             )
         )
