@@ -44,13 +44,13 @@ def emulator(monkeypatch):
         calls.append((args, named))
 
     fakes = {
-        "run": types.SimpleNamespace(run=note, calls=calls),
-        "retime": types.SimpleNamespace(retime=note),
+        "running": types.SimpleNamespace(run=note, calls=calls),
+        "retiming": types.SimpleNamespace(retime=note),
         "collective_times": types.SimpleNamespace(collectives_table=lambda *args, **_named: f"table of {args}"),
     }
     for name, fake in fakes.items():
         monkeypatch.setitem(sys.modules, f"meshemu.emulator.{name}", fake)
-    return fakes["run"]
+    return fakes["running"]
 
 
 def test_run_passes_the_configuration_on(config, emulator):

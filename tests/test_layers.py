@@ -111,7 +111,7 @@ def test_every_library_is_declared():
         ("network/a.py", "from ..cost import work", "network/a.py:1: network imports cost"),
         ("mesh/a.py", "def f():\n    import meshemu.emulator", "mesh/a.py:2: mesh imports emulator"),
         ("mesh/a.py", "from meshemu import run", "mesh/a.py:1: mesh imports __init__"),
-        ("program/a.py", "import torch.nn as nn", "program/a.py:1: torch lives in workload/, execute/, "),
+        ("program/a.py", "import torch.nn as nn", "program/a.py:1: torch lives in workload/, execute/"),
         ("runtime/local.py", "from mpi4py import MPI", "runtime/local.py:1: mpi4py lives in runtime/mpi.py"),
         ("strange/a.py", "", "strange/a.py: strange has no row"),
     ],
