@@ -32,11 +32,14 @@ def collective(
 
     kind: all_reduce, reduce_scatter, all_gather, broadcast, reduce. algorithm: ring, rows_columns, tree or auto (the
     fastest by the contention-free model). size_bytes: the whole buffer; elements of `itemsize` bytes are never cut.
-    root: participant that broadcast reads and reduce fills (default: the middle one for trees, else 0).
+    root: participant that broadcast reads and reduce fills (default 0).
     """
+    number_format = "fp32" if itemsize not in (1, 2, 4, 8) else None
+    combine = combine_cost(system.device, "fp32")
     return collective_program(
-        kind, algorithm, flatten(system), size_bytes, itemsize=itemsize, root=root, n_chunks=n_chunks
-    )
+        kind, algorithm, flatten(system), size_bytes, itemsize=itemsize, root=root, n_chunks=n_chunks,
+        number_format=number_format, combine=combine,
+    )  # fmt: skip
 
 
 def collectives_table(system_name: str, size_bytes: int, comm: Any = None) -> str:
@@ -45,6 +48,7 @@ def collectives_table(system_name: str, size_bytes: int, comm: Any = None) -> st
         raise InputError(f"--size {size_bytes} B is no whole number of fp32 elements of {ITEMSIZE} B")
     system = System.preset(system_name)
     mesh = flatten(system)
+    grid = np.where(mesh.alive, np.arange(mesh.n_devices), -1).reshape(mesh.rows, mesh.cols)
     combine = combine_cost(system.device, "fp32")
     lines = [
         f"{system_name}: {mesh.rows} x {mesh.cols} devices, buffer of {format_bytes(size_bytes)}",
@@ -57,7 +61,6 @@ def collectives_table(system_name: str, size_bytes: int, comm: Any = None) -> st
             except InputError as error:
                 lines.append(f"{kind:<16}{algorithm:<16}  {error}")
                 continue
-            grid = np.arange(mesh.n_devices).reshape(mesh.rows, mesh.cols)
             model = closed_form_ps(kind, algorithm, mesh, grid, size_bytes, ITEMSIZE, combine)
             simulated = time(program, system, comm=comm).end_ps
             lines.append(
