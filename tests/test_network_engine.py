@@ -87,6 +87,21 @@ def check_timeline(timeline, expected, end_ps: int) -> None:
         np.testing.assert_array_equal(timeline.link_busy_ps[b], inside)
 
 
+def check_messages(found, mesh: Mesh, src, dst, size, ready, packet_bytes: int) -> None:
+    """All that the engine found equals the reference."""
+    paths = routes(mesh, src, dst)
+    reference = Reference(
+        reference_links(mesh), size.tolist(), [paths.links(i).tolist() for i in paths.index], ready.tolist(), [],
+        packet_bytes,
+    )  # fmt: skip
+    reference.run()
+    np.testing.assert_array_equal(found.arrival_ps, [reference.arrival[i] for i in range(len(size))])
+    np.testing.assert_array_equal(found.depart_ps, [reference.depart[i] for i in range(len(size))])
+    check_links(found.links, reference.links)
+    check_timeline(found.timeline, reference.links, found.end_ps)
+    assert found.counters.packet_hops == reference.n_packet_hops
+
+
 @FEW
 @given(seed=st.integers(0, 10**6), n=st.integers(1, 60), packet_bytes=st.sampled_from([1, 16, 64, 100, 4096]))
 def test_messages_equal_reference(seed, n, packet_bytes):
@@ -94,17 +109,24 @@ def test_messages_equal_reference(seed, n, packet_bytes):
     src, dst, size, ready = random_traffic(mesh, seed, n)
     size = np.minimum(size, 300 * packet_bytes)
     found = simulate_messages(mesh, src, dst, size, ready, packet_bytes=packet_bytes, timeline_bins=7)
-    paths = routes(mesh, src, dst)
-    reference = Reference(
-        reference_links(mesh), size.tolist(), [paths.links(i).tolist() for i in paths.index], ready.tolist(), [],
-        packet_bytes,
-    )  # fmt: skip
-    reference.run()
-    np.testing.assert_array_equal(found.arrival_ps, [reference.arrival[i] for i in range(n)])
-    np.testing.assert_array_equal(found.depart_ps, [reference.depart[i] for i in range(n)])
-    check_links(found.links, reference.links)
-    check_timeline(found.timeline, reference.links, found.end_ps)
-    assert found.counters.packet_hops == reference.n_packet_hops
+    check_messages(found, mesh, src, dst, size, ready, packet_bytes)
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 3])
+@pytest.mark.parametrize("packet_bytes", [1, 64])
+def test_ties_behind_a_packet_that_takes_no_time(n_ranks, packet_bytes):
+    # At 9 bytes per ps a 65th byte adds nothing: the next train's head ties with the last packet's and may go first.
+    mesh = flatten(System.grid(rows=1, cols=4, bandwidth="9 TB/s", latency="10 ns"))
+    rng = np.random.default_rng(packet_bytes)
+    src, dst = np.zeros(40, np.int64), rng.choice([2, 3], 40)
+    size, ready = rng.choice([65, 64, 66, 70, 1], 40), rng.permutation(40)
+    for found in run_ranks(
+        n_ranks,
+        lambda comm: simulate_messages(
+            mesh, src, dst, size, ready, packet_bytes=packet_bytes, timeline_bins=4, comm=comm
+        ),
+    ):
+        check_messages(found, mesh, src, dst, size, ready, packet_bytes)
 
 
 @FEW

@@ -49,15 +49,13 @@ class ComputeTask:
 
     def _call(self, host: Host, position: int) -> _Call:
         instruction = self.instruction
-        empty = any(
-            v.layout.splits and torch.Size(host.local_shape(v, position)).numel() == 0 for v in instruction.inputs
-        )
+        coords = host.coords(position)
         return _Call(
             tuple(_bind(arg, host, position) for arg in instruction.args),
             {name: _bind(arg, host, position) for name, arg in instruction.kwargs.items()},
             tuple(host.key(v.layout.axes, position) for v in instruction.outputs),
             tuple(host.local_shape(v, position) for v in instruction.outputs),
-            empty,
+            any(v.layout.empty(coords) for v in instruction.inputs),
         )
 
     def run(self, environment: Environment, seed: int, step: int) -> None:

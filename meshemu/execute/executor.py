@@ -11,6 +11,7 @@ from meshemu.execute.all_reduce import AllReduceTask
 from meshemu.execute.blocks import Host, Key
 from meshemu.execute.compute import ComputeTask
 from meshemu.execute.fetch import FetchTask, PushAddTask
+from meshemu.execute.hand_over import HandOver
 from meshemu.workload.spmd import AllReduce, Compute, Fetch, Instruction, PushAdd, Spmd, Value, last_uses
 
 __all__ = ["Executor", "StepResult"]
@@ -41,6 +42,7 @@ class Executor:
             _prepare(instruction, schedules.get(i), host, comm) for i, instruction in enumerate(spmd.instructions)
         ]
         self._last_use = last_uses(spmd)
+        self._hand_over = HandOver([spmd.loss, *spmd.gradients.values(), *spmd.buffers.values()], host, comm)
 
     def run(self, inputs: Mapping[str, torch.Tensor], *, seed: int, step: int) -> StepResult:
         """One step. inputs: whole tensors by graph input name, the same on every rank."""
@@ -54,6 +56,7 @@ class Executor:
                 _run(task, environment, seed, step)
                 for value_id in self._last_use.get(i, ()):
                     del environment[value_id]
+        self._hand_over.run(environment)
         return StepResult(
             environment[self._spmd.loss.id][()].clone(),
             {name: environment[value.id][()] for name, value in self._spmd.gradients.items()},

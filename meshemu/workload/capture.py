@@ -6,6 +6,7 @@ updates by functionalisation. No tensor of the model is computed or copied.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import Any
 
 import torch
@@ -16,10 +17,13 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
-from meshemu.errors import CaptureError
-from meshemu.workload.graph import Graph, GraphInput, Role
+from meshemu.errors import CaptureError, MeshemuError
+from meshemu.workload.graph import Graph, GraphInput, Role, module_of
 
 __all__ = ["StepFunction", "capture"]
+
+_TRACING = Lock()
+"""Tracing patches torch for the whole process, and ranks may be threads of it."""
 
 StepFunction = Callable[[Callable[..., Any], Any], torch.Tensor]
 """(call_model, batch) -> loss, where call_model(*args, **kwargs) runs the module."""
@@ -36,49 +40,82 @@ def capture(model: nn.Module, batch: Any, step: StepFunction) -> Graph:
     trainable = [name for name, p in parameters.items() if p.requires_grad]
     if not trainable:
         raise CaptureError(f"{type(model).__name__} has no trainable parameter")
+    places = _places(model)
     leaves, spec = pytree.tree_flatten(batch)
     _check_leaves({**parameters, **buffers}, leaves)
+
+    class Step(nn.Module):
+        """Loss and gradients in one forward, so that whatever reads the model's parameters sees those of the graph."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, p: dict[str, Any], flat: list[Any]) -> Any:
+            loss = step(self.model, pytree.tree_unflatten(flat, spec))
+            _check_loss(loss)
+            gradients = torch.autograd.grad(loss, [p[name] for name in trainable], allow_unused=True)
+            return loss, {name: g for name, g in zip(trainable, gradients, strict=True) if g is not None}
 
     def training_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any]) -> Any:
         p = {name: t.detach().requires_grad_(name in trainable) for name, t in p.items()}
         b = {name: t.clone() for name, t in b.items()}
-
-        def call_model(*args: Any, **kwargs: Any) -> Any:
-            return functional_call(model, {**p, **b}, args, kwargs)
-
-        loss = step(call_model, pytree.tree_unflatten(flat, spec))
-        _check_loss(loss)
-        gradients = torch.autograd.grad(loss, [p[name] for name in trainable], allow_unused=True)
-        used = {name: g for name, g in zip(trainable, gradients, strict=True) if g is not None}
-        return loss, used, b
+        tensors = {**p, **b}
+        state = {f"model.{place}": tensors[name] for place, name in places.items()}
+        return *functional_call(Step(), state, (p, flat), tie_weights=False), b
 
     example = (parameters, buffers, leaves)
     try:
-        with fx_traceback.preserve_node_meta():
+        with _TRACING, fx_traceback.preserve_node_meta():
             with _module_names(model):
-                traced = make_fx(training_step, tracing_mode="fake")(*example)
+                traced = _trace(training_step)(*example)
             interpreter = fx.Interpreter(traced)
-            flat_graph = make_fx(functionalize(lambda *flat: interpreter.run(*flat)), tracing_mode="fake")(
-                *pytree.tree_leaves(example)
-            )
-    except CaptureError:
+            flat_graph = _trace(functionalize(lambda *flat: interpreter.run(*flat)))(*pytree.tree_leaves(example))
+    except MeshemuError:
         raise
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         raise CaptureError(f"{type(model).__name__} cannot be captured as one graph: {reason}") from error
     roles = [(Role.PARAMETER, name) for name in parameters] + [(Role.BUFFER, name) for name in buffers]
     roles += [(Role.BATCH, f"batch.{i}") for i in range(len(leaves))]
-    return _graph(type(model).__name__, flat_graph, roles)
+    graph = _graph(type(model).__name__, flat_graph, roles)
+    _check_constants(graph, {**parameters, **buffers})
+    return graph
+
+
+def _places(model: nn.Module) -> dict[str, str]:
+    """Dotted name of every attribute that holds a parameter or buffer -> the name under which it is listed.
+
+    Each module counts once, however often it is used: functional_call would not restore it otherwise.
+    """
+    listed = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
+    places: dict[str, str] = {}
+    for prefix, module in model.named_modules():
+        own = [*module.named_parameters(recurse=False, remove_duplicate=False)]
+        own += [*module.named_buffers(recurse=False, remove_duplicate=False)]
+        places |= {f"{prefix}.{name}" if prefix else name: listed[id(t)] for name, t in own}
+    return places
+
+
+def _trace(function: Callable[..., Any]) -> Callable[..., fx.GraphModule]:
+    """make_fx by shapes only; tensors that the model or the loss hold beside parameters become constants."""
+    return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Whether a node matters even if nothing reads it: batch norm in training updates its running statistics."""
+    return node.is_impure() or (node.target is torch.ops.aten.native_batch_norm.default and bool(node.args[5]))
 
 
 def _graph(model_name: str, module: fx.GraphModule, roles: list[tuple[Role, str]]) -> Graph:
-    module.graph.eliminate_dead_code()
+    module.graph.eliminate_dead_code(_has_effect)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     inputs = tuple(GraphInput(role, name, node) for (role, name), node in zip(roles, placeholders, strict=True))
     nodes = tuple(node for node in module.graph.nodes if node.op in ("call_function", "get_attr"))
     constants = {node.target: getattr(module, node.target) for node in nodes if node.op == "get_attr"}
     (output,) = (node for node in module.graph.nodes if node.op == "output")
     loss, gradients, buffers = output.args[0]
+    _check_shapes(model_name, nodes)
     _name_backward_nodes(inputs, nodes)
     return Graph(model_name, inputs, nodes, constants, loss, gradients, buffers)
 
@@ -98,6 +135,28 @@ def _check_loss(loss: Any) -> None:
         raise CaptureError(f"the loss must be a tensor of one element, not {what}")
     if not loss.requires_grad:
         raise CaptureError("the loss does not depend differentiably on any trainable parameter")
+
+
+def _check_constants(graph: Graph, state: dict[str, torch.Tensor]) -> None:
+    """A parameter that is read behind the model's back would keep its first value for ever."""
+    names = {tensor.untyped_storage().data_ptr(): name for name, tensor in state.items() if tensor.numel()}
+    for constant in graph.constants.values():
+        if name := names.get(constant.untyped_storage().data_ptr()):
+            raise CaptureError(
+                f"{graph.model_name} cannot be captured as one graph: {name} is read from outside the model "
+                "(take it from the module inside forward or the loss)"
+            )
+
+
+def _check_shapes(model_name: str, nodes: tuple[fx.Node, ...]) -> None:
+    for node in nodes:
+        for leaf in pytree.tree_leaves(node.meta.get("val")):
+            sizes = leaf.shape if isinstance(leaf, torch.Tensor) else (leaf,)
+            if not all(isinstance(n, int) for n in sizes if n is not None):
+                raise CaptureError(
+                    f"{model_name} cannot be captured as one graph: the shape of what {node.target} (node {node.name}, "
+                    f"module {module_of(node) or 'the loss'}) makes depends on data"
+                )
 
 
 @contextmanager

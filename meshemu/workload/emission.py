@@ -214,9 +214,9 @@ class _Walk:
         def spec(value: Value) -> TensorSpec:
             return TensorSpec(value.layout.local_shape(value.shape, coords), value.dtype.itemsize)
 
-        inputs = [spec(v) for v in instruction.inputs]
-        if any(v.layout.splits and not s.n_elements for v, s in zip(instruction.inputs, inputs, strict=True)):
+        if any(v.layout.empty(coords) for v in instruction.inputs):
             return Work(0, 0, 0)
+        inputs = [spec(v) for v in instruction.inputs]
         return op_work(instruction.op_class, inputs, [spec(v) for v in instruction.outputs], instruction.attributes)
 
 

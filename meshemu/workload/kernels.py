@@ -10,6 +10,7 @@ import torch
 
 __all__ = [
     "PoolCounts",
+    "accumulator",
     "average_pool",
     "average_pool_backward",
     "bernoulli",
@@ -34,7 +35,7 @@ Range = tuple[int, int]
 def moments(x: torch.Tensor) -> torch.Tensor:
     """(count, mean, M2) of every channel of x (N, C, *S), as (C, 3); zeros for an empty block."""
     n_channels = x.shape[1]
-    rows = _by_channel(x.to(_accumulator(x.dtype)))
+    rows = _by_channel(x.to(accumulator(x.dtype)))
     count = rows.shape[1]
     mean = rows.mean(dim=1)
     m2 = (rows - mean[:, None]).square().sum(dim=1)
@@ -86,7 +87,7 @@ def running_statistics(
 
 def normalise_backward_sums(grad: torch.Tensor, x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """(sum of dy, sum of dy * (x - mean)) of every channel, as (C, 2)."""
-    dtype = _accumulator(x.dtype)
+    dtype = accumulator(x.dtype)
     dy, rows = _by_channel(grad.to(dtype)), _by_channel(x.to(dtype))
     return torch.stack([dy.sum(dim=1), (dy * (rows - mean[:, None])).sum(dim=1)], dim=1)
 
@@ -101,7 +102,7 @@ def normalise_backward(
     count: int,
 ) -> torch.Tensor:
     """Gradient of a block's input from the sums over the whole batch of `count` elements a channel."""
-    dtype = _accumulator(x.dtype)
+    dtype = accumulator(x.dtype)
     shape = (1, -1, *[1] * (x.dim() - 2))
     scale = inverse if weight is None else inverse * weight.to(dtype)
     mean_dy = (sums[:, 0] / count).view(shape)
@@ -179,8 +180,14 @@ def scatter_strided_window(x: torch.Tensor, window: torch.Tensor, stride: list[i
     return result
 
 
-def uniform(shape: tuple[int, ...], ranges: dict[int, Range], full: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Uniform numbers in [0, 1), float32: a hash of (seed, global element index), so no matter how `full` is cut.
+def uniform(
+    shape: tuple[int, ...],
+    ranges: dict[int, Range],
+    full: tuple[int, ...],
+    seed: int,
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """Uniform numbers in [0, 1) of 24 bits: a hash of (seed, global element index), so no matter how `full` is cut.
 
     ranges: dim -> (lo, hi) of this block. SplitMix64's finaliser (Steele, Lea and Flood 2014) over index and seed.
     """
@@ -192,7 +199,7 @@ def uniform(shape: tuple[int, ...], ranges: dict[int, Range], full: tuple[int, .
         index += along.view(-1, *[1] * (len(full) - dim - 1))
         stride *= full[dim]
     bits = _mix(_mix(index + _signed(seed)) ^ _signed(seed * 0x9E3779B97F4A7C15))
-    return ((bits >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+    return (((bits >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24).to(dtype)
 
 
 def bernoulli(x: torch.Tensor, p: float, ranges: Any, full: tuple[int, ...], seed: int) -> torch.Tensor:
@@ -213,7 +220,8 @@ def _by_channel(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(0, 1).reshape(x.shape[1], -1).contiguous()
 
 
-def _accumulator(dtype: torch.dtype) -> torch.dtype:
+def accumulator(dtype: torch.dtype) -> torch.dtype:
+    """The number format that sums and statistics of a number format are kept in."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 

@@ -67,5 +67,9 @@ class Layout:
             local[split.dim] = hi - lo
         return tuple(local)
 
+    def empty(self, coords: dict[str, int]) -> bool:
+        """Whether the cut leaves nothing of the value at `coords`."""
+        return any(hi <= lo for lo, hi in (split.ranges[coords[split.axis]] for split in self.splits))
+
 
 REPLICATED = Layout()

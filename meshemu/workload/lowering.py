@@ -119,10 +119,11 @@ class Lowering:
     def refuse(self, node: fx.Node, values: Sequence[Value]) -> UnsupportedOpError:
         """The error for an operator that has no rule."""
         where = module_of(node) or "the loss"
-        cuts = [f"dim {s.dim} over {s.axis}" for v in values for s in v.layout.splits]
+        cuts = dict.fromkeys(f"dim {s.dim} over {s.axis}" for v in values for s in v.layout.splits)
+        given = f" for an input cut in {', '.join(cuts)}" if cuts else ""
         return UnsupportedOpError(
-            f"operator {node.target} (node {node.name}, module {where}) has no sharding rule for an input cut in "
-            f"{', '.join(dict.fromkeys(cuts)) or 'partial sums'} under plan {self.plan.kind}"
+            f"operator {node.target} (node {node.name}, module {where}) has no sharding rule{given} under plan "
+            f"{self.plan.kind}"
         )
 
     def sharded(
@@ -214,17 +215,20 @@ def split_letters(
     summed: str,
     metas: Sequence[torch.Tensor | None],
 ) -> dict[str, Split]:
-    """Letter -> the cut that all values and outputs with this letter get (the first value's cut wins)."""
+    """Letter -> the cut that all values and outputs with this letter get (the first value's cut wins).
+
+    Where a dim of size 1 broadcasts along a letter, its own cut does not count.
+    """
     kept_outputs = [names for names, meta in zip(outputs, metas, strict=True) if meta is not None]
+    named = [pair for v, names in zip(values, letters, strict=True) for pair in zip(names, v.shape, strict=True)]
+    sizes = {letter: n for letter, n in named if n != 1}
     chosen: dict[str, Split] = {}
     for value, names in zip(values, letters, strict=True):
-        if len(names) != len(value.shape):
-            raise AssertionError(f"{len(value.shape)} dims named {names!r}")
         for split in value.layout.splits:
             letter = names[split.dim]
             everywhere = letter in free and all(letter in out for out in kept_outputs)
             taken = letter in chosen or any(split.axis == other.axis for other in chosen.values())
-            if (everywhere or letter in summed) and not taken and split.tiles(value.shape[split.dim]):
+            if (everywhere or letter in summed) and not taken and split.tiles(sizes.get(letter, 1)):
                 chosen[letter] = split
     return chosen
 

@@ -36,12 +36,16 @@ def partition(graph: Graph, plan: Plan, bucket_bytes: int) -> Spmd:
     for item in graph.inputs:
         low.environment[item.node] = inputs[item.name]
     buckets = _Buckets(low, graph, bucket_bytes)
+    for item in graph.inputs:
+        buckets.ready(item.node)
     for node in graph.nodes:
         low.begin(node)
         if node.op == "get_attr":
             name = str(node.target)
             tensor = graph.constants[name]
-            constants[name] = low.environment[node] = low.value(tensor.shape, tensor.dtype)
+            if name not in constants:
+                constants[name] = low.value(tensor.shape, tensor.dtype)
+            low.environment[node] = constants[name]
         else:
             low.environment[node] = _lower(low, node)
         buckets.ready(node)
@@ -58,6 +62,8 @@ def _lower(low: Lowering, node: fx.Node) -> Any:
     rule = find_rule(node)
     if not needs_rule(node) and all(value.replicated for value in values):
         return _replicated(low, node, args, kwargs)
+    if rule is None and not needs_rule(node) and not any(value.layout.splits for value in values):
+        return _replicated(low, node, *pytree.tree_map_only(Value, low.resolve, (args, kwargs)))
     if rule is None:
         raise low.refuse(node, values)
     return rule(low, node, args, kwargs)

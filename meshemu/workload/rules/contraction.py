@@ -90,9 +90,12 @@ def embedding(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
 
 
 def embedding_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """Grad (..., D) and indices (...) -> gradient of the table (V, D)."""
+    """Grad (..., D), indices (...), V, padding, scale -> gradient of the table (V, D).
+
+    With `scale` every gradient is divided by how often its index occurs in the whole batch: nothing can be cut.
+    """
     index = string.ascii_lowercase[: len(args[1].shape)]
-    return low.sharded(node, args, kwargs, [index + "D", index], ["VD"], free="", summed=index)
+    return low.sharded(node, args, kwargs, [index + "D", index], ["VD"], free="", summed="" if args[4] else index)
 
 
 RULES = {

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from meshemu.workload.lowering import Lowering
+from meshemu.workload.lowering import Lowering, operator_of
 from meshemu.workload.rules.pointwise import pointwise, tensor_values
 from meshemu.workload.spmd import Value
 
@@ -58,7 +58,8 @@ def elementwise(position: int) -> Any:
     """A rule for a loss that is a pointwise function followed by `reduction` at args[position]."""
 
     def rule(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-        reduction = args[position] if len(args) > position else kwargs.get("reduction", MEAN)
+        args, kwargs = _positional(node, args, kwargs)
+        reduction = args[position]
         if reduction == NONE:
             return pointwise(low, node, args, kwargs)
         values = tensor_values(args, kwargs)
@@ -77,7 +78,8 @@ def elementwise_backward(position: int) -> Any:
     """Its backward: a mean is a sum divided by the global count."""
 
     def rule(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-        reduction = args[position] if len(args) > position else kwargs.get("reduction", MEAN)
+        args, kwargs = _positional(node, args, kwargs)
+        reduction = args[position]
         grad, *others = tensor_values(args, kwargs)
         letters, names, count = _broadcast(others)
         first = names if reduction == NONE else "" if not grad.shape else names[-len(grad.shape) :]
@@ -97,6 +99,13 @@ def _broadcast(values: list[Value]) -> tuple[list[str], str, int]:
     shape = np.broadcast_shapes(*(v.shape for v in values))
     names = string.ascii_letters[: len(shape)]
     return [names[len(shape) - len(v.shape) :] for v in values], names, prod(shape)
+
+
+def _positional(node: fx.Node, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
+    """All arguments that may be given by position so given, defaults included, and the others by name."""
+    schema = operator_of(node)._schema.arguments  # type: ignore[attr-defined]
+    rest = [kwargs.get(a.name, a.default_value) for a in schema[len(args) :] if not a.kwarg_only]
+    return (*args, *rest), {a.name: kwargs[a.name] for a in schema if a.kwarg_only and a.name in kwargs}
 
 
 def _replaced(args: Args, position: int, value: Any) -> Args:

@@ -21,11 +21,11 @@ def tensor_values(args: Any, kwargs: Any) -> list[Value]:
 
 def pointwise(low: Lowering, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """out[i] depends on the inputs at i only; inputs broadcast from the right."""
-    meta = node.meta["val"]
-    rank = meta.dim()
+    metas = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
+    rank = metas[0].dim()
     names = string.ascii_letters[:rank]
     letters = [names[rank - len(v.shape) :] for v in tensor_values(args, kwargs)]
-    return low.sharded(node, args, kwargs, letters, [names], free=names)
+    return low.sharded(node, args, kwargs, letters, [names] * len(metas), free=names)
 
 
 def linear(low: Lowering, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -82,6 +82,14 @@ def new_filled(low: Lowering, node: fx.Node, args: tuple[Any, ...], _kwargs: dic
 COPIES = frozenset({"clone", "detach", "alias", "lift_fresh_copy"})
 """Operators whose result is their input."""
 
+UNTAGGED = (
+    "threshold_backward", "hardtanh_backward", "gelu_backward", "leaky_relu_backward", "elu_backward",
+    "softplus_backward", "hardswish", "hardswish_backward", "hardsigmoid_backward", "mish_backward",
+    "log_sigmoid_forward", "log_sigmoid_backward", "softshrink_backward", "hardshrink_backward", "_prelu_kernel",
+    "_prelu_kernel_backward", "copy", "fill",
+)  # fmt: skip
+"""Pointwise operators that PyTorch does not tag as such."""
+
 
 def _same_terms(a: Value, b: Value) -> bool:
     return a.layout == b.layout and a.shape == b.shape and a.combine == b.combine == "sum"
@@ -95,5 +103,5 @@ RULES = {
     **{name: scale for name in ("mul.Tensor", "div.Tensor")},
     **{name: fill for name in ("ones_like", "zeros_like", "empty_like", "full_like")},
     **{name: new_filled for name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")},
-    **{name: pointwise for name in ("threshold_backward", "copy", "hardtanh_backward", "gelu_backward", "fill")},
+    **{name: pointwise for name in UNTAGGED},
 }

@@ -1,13 +1,15 @@
 """Pooling. Max pooling pads with -inf and keeps indices local to its window; average pooling divides exactly."""
 
+import re
 from typing import Any
 
 from torch import fx
 
 from meshemu.workload import kernels
 from meshemu.workload.layout import Layout
-from meshemu.workload.lowering import Lowering, attributes_of, operator_of
+from meshemu.workload.lowering import Lowering, attributes_of, base_name, operator_of
 from meshemu.workload.rules.halo import Sliding, output_layout, spatial_splits, window_layout
+from meshemu.workload.rules.pointwise import tensor_values
 from meshemu.workload.spmd import LocalRange, Value
 
 __all__ = ["RULES"]
@@ -15,13 +17,14 @@ __all__ = ["RULES"]
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
 LOWEST = float("-inf")
+SPATIAL_DIMS = re.compile(r"(\d)d")
 
 
 def max_pool(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """input, kernel, stride, padding, dilation, ceil_mode -> (values, indices)."""
     kernel, stride, padding, dilation, ceil = _with_defaults(args[1:], (None, [], [0, 0], [1, 1], False))
     source = low.resolve(args[0])
-    if not spatial_splits(source):
+    if len(source.shape) != 4 or not spatial_splits(source):
         return independent(low, node, (source, *args[1:]), kwargs)
     sliding = Sliding.of(2, kernel, stride, padding, dilation)
     values, indices = node.meta["val"]
@@ -39,7 +42,7 @@ def max_pool_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) 
     """grad, input, kernel, stride, padding, dilation, ceil_mode, indices."""
     grad, source, kernel, stride, padding, dilation, ceil, indices = args
     source = low.resolve(source)
-    if not spatial_splits(source):
+    if len(source.shape) != 4 or not spatial_splits(source):
         return independent(low, node, (grad, source, *args[2:]), kwargs)
     sliding = Sliding.of(2, kernel, stride, padding, dilation)
     layout, window, local_padding = _window(low, source, grad.shape, sliding, LOWEST)
@@ -57,7 +60,7 @@ def average_pool(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> An
     """input, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override."""
     options = _with_defaults(args[1:], (None, [], [0, 0], False, True, None))
     source = low.resolve(args[0])
-    if not spatial_splits(source):
+    if len(source.shape) != 4 or not spatial_splits(source):
         return independent(low, node, (source, *args[1:]), kwargs)
     sliding = Sliding.of(2, options[0], options[1], options[2], [1])
     meta = node.meta["val"]
@@ -78,7 +81,7 @@ def average_pool_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwar
     """grad, input, kernel, stride, padding, ceil_mode, count_include_pad, divisor_override."""
     grad, source, kernel, stride, padding, ceil, include, override = args
     source = low.resolve(source)
-    if not spatial_splits(source):
+    if len(source.shape) != 4 or not spatial_splits(source):
         return independent(low, node, (grad, source, *args[2:]), kwargs)
     sliding = Sliding.of(2, kernel, stride, padding, [1])
     layout, window, local_padding = _window(low, source, grad.shape, sliding, 0.0)
@@ -96,13 +99,12 @@ def average_pool_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwar
 
 
 def independent(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """Any operator on (N, C, ...) whose images and channels are independent; spatial dims are whole."""
-    values = [a for a in args if isinstance(a, Value)]
+    """Operators on ([N,] C, *S) of independent images and channels; the dims S, which their names count, are whole."""
     metas = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
-    rank = len(values[0].shape)
-    lead = "nc" if rank == metas[0].dim() and rank >= 3 else ""
-    letters = [(lead + "abcdef"[: rank - len(lead)]) if len(v.shape) == rank else "" for v in values]
-    return low.sharded(node, args, kwargs, letters, [lead + "ABCDEF"[: m.dim() - len(lead)] for m in metas], free=lead)
+    n_spatial = int(SPATIAL_DIMS.findall(base_name(node))[0])
+    lead = "nc"[: metas[0].dim() - n_spatial]
+    names = lead + "S" * n_spatial
+    return low.sharded(node, args, kwargs, [names] * len(tensor_values(args, kwargs)), [names] * len(metas), free=lead)
 
 
 def resize_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:

@@ -46,7 +46,8 @@ def uniform(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     meta = node.meta["val"]
     layout = Layout(args[0].layout.splits) if args and isinstance(args[0], Value) else Layout()
     output = low.like(meta, layout)
-    return low.compute(kernels.uniform, (LocalShape(output), *_stream(low, output)), [output], op_class="rand")[0]
+    drawn = (LocalShape(output), *_stream(low, output), meta.dtype)
+    return low.compute(kernels.uniform, drawn, [output], op_class="rand")[0]
 
 
 RULES = {

@@ -17,7 +17,7 @@ Kwargs = dict[str, Any]
 
 def reduced_dims(rank: int, dim: Any) -> list[int]:
     """The dims that a `dim` argument (None, int or list) means."""
-    if dim is None or dim == []:
+    if dim is None or dim == [] or rank == 0:
         return list(range(rank))
     return sorted({d % rank for d in ([dim] if isinstance(dim, int) else dim)})
 
@@ -67,16 +67,18 @@ def mean(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     return low.compute(torch.ops.aten.div.Scalar, [total, count], [output], op_class="div")[0]
 
 
-def gathered(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """amax, argmax, var ...: reduced dims are gathered, the others stay cut."""
-    source: Value = args[0]
-    dims = reduced_dims(len(source.shape), _argument(args, kwargs, 1, "dim", None))
-    single = node.meta["val"][0] if isinstance(node.meta["val"], tuple | list) else node.meta["val"]
-    keepdim = single.dim() == len(source.shape)
-    names, out, reduced = _letters(source, dims, keepdim)
-    n_outputs = len(node.meta["val"]) if isinstance(node.meta["val"], tuple | list) else 1
-    free = "".join(c for c in names if c not in reduced)
-    return low.sharded(node, args, kwargs, [names], [out] * n_outputs, free=free)
+def gathered(position: int) -> Any:
+    """A rule for amax, argmax, var ...: the dims at args[position] are gathered, the others stay cut."""
+
+    def rule(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+        source: Value = args[0]
+        dims = reduced_dims(len(source.shape), _argument(args, kwargs, position, "dim", None))
+        metas = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
+        names, out, reduced = _letters(source, dims, keepdim=metas[0].dim() == len(source.shape))
+        free = "".join(c for c in names if c not in reduced)
+        return low.sharded(node, args, kwargs, [names], [out] * len(metas), free=free)
+
+    return rule
 
 
 def along(position: int) -> Any:
@@ -103,11 +105,13 @@ def triangle(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
 RULES = {
     "sum": sum_,
     "mean": mean,
-    **{name: gathered for name in ("amax", "amin", "argmax", "argmin", "var", "std", "var_mean", "logsumexp",
-                                   "prod.dim_int", "any.dim", "all.dim", "max.dim", "min.dim", "linalg_vector_norm")},
-    **{name: along(1) for name in ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "softmax.int",
-                                   "log_softmax.int", "sort", "argsort")},
-    **{name: along(2) for name in ("_softmax_backward_data", "_log_softmax_backward_data")},
+    **{name: gathered(1) for name in ("amax", "amin", "aminmax", "argmax", "argmin", "var", "std", "var_mean",
+                                      "std_mean", "logsumexp", "prod", "any", "all", "max.default", "max.dim",
+                                      "min.default", "min.dim", "median", "nanmedian", "mode")},
+    **{name: gathered(2) for name in ("linalg_vector_norm", "norm.ScalarOpt_dim", "kthvalue")},
+    **{name: along(1) for name in ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp",
+                                   "cummax", "cummin", "sort", "argsort")},
+    **{name: along(2) for name in ("_softmax_backward_data", "_log_softmax_backward_data", "topk")},
     "tril": triangle,
     "triu": triangle,
 }  # fmt: skip

@@ -10,6 +10,8 @@ from meshemu.workload.lowering import Lowering, Rule
 from meshemu.workload.rules import (
     contraction,
     convolution,
+    group_norm,
+    indexing,
     loss,
     normalisation,
     pointwise,
@@ -29,6 +31,8 @@ RULES: dict[str, Rule] = {
     **convolution.RULES,
     **pooling.RULES,
     **normalisation.RULES,
+    **group_norm.RULES,
+    **indexing.RULES,
     **loss.RULES,
     **random.RULES,
 }
@@ -49,11 +53,11 @@ def find_rule(node: fx.Node) -> Rule | None:
 
 
 def needs_rule(node: fx.Node) -> bool:
-    """Whether its rule is asked even if all inputs are replicated: it is random, updates in place or places blocks."""
+    """Whether its rule is asked even if all inputs are replicated: it is random, updates in place, or is listed so."""
     target = node.target
     if not isinstance(target, torch._ops.OpOverload):
         return True
-    special = target._opname in normalisation.RULES or target._opname in view.PLACING | pointwise.COPIES
+    special = target._opname in normalisation.RULES or target._opname in view.RULED | pointwise.COPIES
     return special or target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
 
 

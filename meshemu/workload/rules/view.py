@@ -14,7 +14,7 @@ from meshemu.workload.layout import Layout, Split, even_ranges
 from meshemu.workload.lowering import Lowering, split_letters
 from meshemu.workload.spmd import LocalShape, Value
 
-__all__ = ["PLACING", "RULES"]
+__all__ = ["RULED", "RULES"]
 
 Args = tuple[Any, ...]
 Kwargs = dict[str, Any]
@@ -275,9 +275,14 @@ def as_strided_scatter(low: Lowering, node: fx.Node, args: Args, _kwargs: Kwargs
 
 
 def _rows(low: Lowering, node: fx.Node, source: Value, size: list[int], stride: list[int], offset: int) -> Value:
-    """A contiguous input as (size[0], stride[0]), if the window's element [i, ...] lies in row i for every i."""
+    """A contiguous input as (size[0], stride[0]), if the window's element [i, ...] lies in row i for every i.
+
+    Strides count in memory, so the input must fill its memory in order when captured.
+    """
+    meta = node.all_input_nodes[0].meta["val"]
+    in_order = meta.is_contiguous() and meta.untyped_storage().nbytes() == meta.numel() * meta.itemsize
     last = offset + sum((n - 1) * s for n, s in zip(size[1:], stride[1:], strict=True))
-    if not size or size[0] * stride[0] != _product(source.shape) or last >= stride[0]:
+    if not in_order or not size or size[0] * stride[0] != _product(source.shape) or last >= stride[0]:
         raise low.refuse(node, [source])
     return _reshaped(low, source, (size[0], stride[0]))
 
@@ -305,5 +310,6 @@ RULES = {
     "as_strided_scatter": as_strided_scatter,
 }
 
-PLACING = frozenset({"expand"})
-"""Operators whose rule may cut an output although no input is cut."""
+RULED = frozenset({"expand", "view", "_unsafe_view", "as_strided", "as_strided_scatter"})
+"""Operators whose rule is asked even if nothing is cut: expand may cut its output; the others see strides when
+captured, which blocks do not keep."""

@@ -1,0 +1,230 @@
+"""meshemu.emulate against plain PyTorch: five steps of SGD with momentum, on models that nobody wrote for it.
+
+Losses, last gradients, parameters and buffers are compared; models_under_test says relative to what.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from models_under_test import Loss, assert_close, call, classes, grid, images, largest
+from torch import Tensor, nn
+
+import meshemu
+from meshemu.workload.models import build_model
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    import transformers
+
+STEPS = 5
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+def of_logits(outputs: Any, targets: Tensor) -> Tensor:
+    logits = getattr(outputs, "logits", outputs)
+    return nn.functional.cross_entropy(logits.reshape(-1, logits.shape[-1]), targets.reshape(-1))
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=1e-3)
+
+
+def plain_training(
+    model: nn.Module, batch: tuple[Any, Any], loss_fn: Loss, make_optimizer: Callable[..., torch.optim.Optimizer] = sgd
+) -> list[float]:
+    optimizer = make_optimizer(model.parameters())
+    losses = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = loss_fn(call(model, batch[0]), batch[1])
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    return losses
+
+
+def check(model: nn.Module, batch: tuple[Any, Any], plan: Any, rows: int, cols: int) -> meshemu.EmulationResult:
+    plain, emulated = copy.deepcopy(model), copy.deepcopy(model)
+    dtype = next(model.parameters()).dtype
+    tolerance = TOLERANCE[dtype]
+    losses = plain_training(plain, batch, of_logits)
+    result = meshemu.emulate(
+        emulated, batch, of_logits, optimizer=sgd, system=grid(rows, cols), plan=plan, steps=STEPS
+    )
+    assert losses[-1] != losses[0]
+    for step, (got, wanted) in enumerate(zip(result.losses, losses, strict=True)):
+        assert abs(got - wanted) <= tolerance * abs(wanted), f"loss of step {step}: {got} instead of {wanted}"
+    gradients = {name: p.grad for name, p in plain.named_parameters() if p.grad is not None}
+    assert set(result.gradients) == set(gradients)
+    floor = 1e-3 * largest(gradients) if dtype == torch.float64 else largest(gradients)
+    for name, gradient in gradients.items():
+        assert_close(f"gradient of {name}", result.gradients[name], gradient, tolerance, floor)
+    state, expected = emulated.state_dict(), plain.state_dict()
+    floor = 1e-2 * largest(dict(plain.named_parameters()))
+    for name, tensor in expected.items():
+        assert_close(name, state[name], tensor, tolerance, floor)
+    return result
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model and the shape of its batch."""
+
+    make: Callable[[], nn.Module]
+    batch: Callable[[int], tuple[Any, Tensor]]
+
+
+def pictures(size: int, channels: int = 3) -> Callable[[int], tuple[Any, Tensor]]:
+    return lambda n: (images(n, channels, size, size), classes(n, n=4))
+
+
+def text(n_tokens: int) -> Callable[[int], tuple[Any, Tensor]]:
+    return lambda n: (classes(n, n_tokens, n=31), classes(n, n_tokens, n=31, seed=5))
+
+
+def resnet(layer_type: str) -> nn.Module:
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 12], depths=[1, 2], layer_type=layer_type, num_labels=4
+    )
+    return transformers.ResNetForImageClassification(config)
+
+
+def regnet() -> nn.Module:
+    config = transformers.RegNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], groups_width=4, num_labels=4
+    )
+    return transformers.RegNetForImageClassification(config)
+
+
+def convnext() -> nn.Module:
+    config = transformers.ConvNextConfig(hidden_sizes=[8, 12], depths=[1, 1], num_stages=2, patch_size=2, num_labels=4)
+    return transformers.ConvNextForImageClassification(config)
+
+
+def vit() -> nn.Module:
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24, image_size=12, patch_size=4,
+        num_labels=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    return transformers.ViTForImageClassification(config)
+
+
+def gpt2() -> nn.Module:
+    config = transformers.GPT2Config(
+        vocab_size=31, n_positions=8, n_embd=16, n_layer=2, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
+        use_cache=False,
+    )  # fmt: skip
+    return transformers.GPT2LMHeadModel(config)
+
+
+def llama() -> nn.Module:
+    config = transformers.LlamaConfig(
+        vocab_size=31, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=8, use_cache=False,
+    )  # fmt: skip
+    return transformers.LlamaForCausalLM(config)
+
+
+def own_regnet() -> nn.Module:
+    arguments = {"widths": [8, 16], "depths": [1, 1], "group_width": 4, "num_classes": 4, "in_channels": 3}
+    return build_model("regnet", {**arguments, "stem_width": 8})
+
+
+def own_gpt() -> nn.Module:
+    return build_model("gpt", {"vocab_size": 31, "context": 8, "width": 16, "heads": 2, "layers": 2})
+
+
+SUBJECTS = {
+    "resnet, basic": Subject(lambda: resnet("basic"), pictures(33)),
+    "resnet, bottleneck": Subject(lambda: resnet("bottleneck"), pictures(33)),
+    "regnet": Subject(regnet, pictures(32)),
+    "convnext": Subject(convnext, pictures(20)),
+    "vit": Subject(vit, pictures(12)),
+    "gpt2": Subject(gpt2, text(7)),
+    "llama": Subject(llama, text(7)),
+    "own regnet": Subject(own_regnet, pictures(21)),
+    "own gpt": Subject(own_gpt, text(8)),
+}
+SPATIAL = ["resnet, basic", "resnet, bottleneck", "regnet", "convnext", "own regnet"]
+CASES = [(name, {"spatial": [3, 2]}, 3, 2, 3) for name in SPATIAL]
+CASES += [(name, "spatial", 5, 5, 3) for name in ("resnet, basic", "regnet", "convnext")]
+CASES += [(name, "data", 2, 2, 6) for name in SUBJECTS]  # six samples on four devices: two, two, one, one
+CASES += [("resnet, basic", {"data": 3}, 2, 3, 3), ("own gpt", "data", 1, 5, 5)]
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def subject(name: str, n: int, dtype: torch.dtype) -> tuple[nn.Module, tuple[Any, Tensor]]:
+    torch.manual_seed(0)
+    model = SUBJECTS[name].make().train()
+    inputs, targets = SUBJECTS[name].batch(n)
+    return model.to(dtype), (inputs.to(dtype) if inputs.is_floating_point() else inputs, targets)
+
+
+@pytest.mark.parametrize("name, plan, rows, cols, n", CASES, ids=lambda v: str(v))
+def test_parity_in_fp64(name: str, plan: Any, rows: int, cols: int, n: int) -> None:
+    check(*subject(name, n, torch.float64), plan, rows, cols)
+
+
+@pytest.mark.parametrize("name, plan", [("resnet, basic", "spatial"), ("own regnet", "data"), ("llama", "data")])
+def test_parity_in_fp32(name: str, plan: str) -> None:
+    check(*subject(name, 6, torch.float32), plan, 2, 2)
+
+
+def test_maps_smaller_than_the_grid() -> None:
+    """Blocks become empty: a map of 3 x 3 over 5 x 5 devices leaves 16 of them without work."""
+    model, _ = subject("resnet, basic", 1, torch.float64)
+    result = check(model, pictures(17)(3), "spatial", 5, 5)
+    values = [v for i in result.prepared.spmd.instructions for v in getattr(i, "outputs", ())]
+    assert any(v.shape[2:] == (3, 3) and len(v.layout.splits) == 2 for v in values)
+
+
+def test_a_dict_batch_with_the_loss_of_the_model() -> None:
+    model, (tokens, _) = subject("gpt2", 5, torch.float64)
+    plain = copy.deepcopy(model)
+    expected = plain(input_ids=tokens, labels=tokens).loss
+    expected.backward()
+    result = meshemu.emulate(model, {"input_ids": tokens, "labels": tokens}, system=grid(2, 2), plan="data")
+    assert abs(result.losses[0] - float(expected)) <= 1e-10 * abs(float(expected))
+    for name, parameter in plain.named_parameters():
+        assert_close(name, result.gradients[name], parameter.grad, 1e-10, 1e-3)
+
+
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD], ids=lambda f: f.__name__)
+def test_other_optimizers(make: Callable[..., torch.optim.Optimizer]) -> None:
+    model, batch = subject("own gpt", 6, torch.float64)
+    plain = copy.deepcopy(model)
+    losses = plain_training(plain, batch, of_logits, lambda p: make(p, lr=1e-2))
+    result = meshemu.emulate(
+        model, batch, of_logits, optimizer=lambda p: make(p, lr=1e-2), system=grid(2, 2), steps=STEPS
+    )
+    torch.testing.assert_close(result.losses, losses, rtol=1e-8, atol=0)
+    assert losses[-1] < losses[0]
+
+
+def test_a_batch_per_step() -> None:
+    """Step i trains on batch i, as a loop over a loader would."""
+    model, _ = subject("own regnet", 3, torch.float64)
+    plain = copy.deepcopy(model)
+    batches = [(images(4, 3, 21, 21, seed=s), classes(4, n=4, seed=s)) for s in range(3)]
+    optimizer, losses = sgd(plain.parameters()), []
+    for inputs, targets in batches:
+        optimizer.zero_grad()
+        loss = of_logits(plain(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss))
+    result = meshemu.emulate(
+        model, lambda step: batches[step], of_logits, optimizer=sgd, system=grid(2, 2), plan="spatial", steps=3
+    )
+    torch.testing.assert_close(result.losses, losses, rtol=1e-10, atol=0)

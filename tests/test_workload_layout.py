@@ -1,0 +1,165 @@
+"""Layouts, the pieces of a fetch, and plans: index arithmetic alone."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from models_under_test import captured, classes, grid, images, partitioned
+from torch import nn
+from torch.nn import functional as F
+
+from meshemu.errors import InputError, PlanError
+from meshemu.mesh import flatten
+from meshemu.workload.layout import Layout, Split, even_ranges
+from meshemu.workload.plan import Plan, make_plan
+from meshemu.workload.windows import pieces
+
+
+def plan_of(rows: int, cols: int) -> Plan:
+    return make_plan("spatial", flatten(grid(rows, cols)))
+
+
+@given(st.integers(0, 30), st.integers(1, 12))
+def test_even_ranges_tile(size: int, parts: int) -> None:
+    ranges = even_ranges(size, parts)
+    lengths = [hi - lo for lo, hi in ranges]
+    assert Split(0, "h", ranges).tiles(size)
+    assert max(lengths) - min(lengths) <= 1
+    assert lengths == sorted(lengths, reverse=True)
+
+
+@pytest.mark.parametrize("ranges", [((0, 2), (3, 5)), ((0, 3), (2, 5)), ((0, 2), (2, 4)), ((1, 3), (3, 5))])
+def test_gaps_overlaps_and_short_ranges_do_not_tile(ranges: Any) -> None:
+    assert not Split(0, "h", ranges).tiles(5)
+
+
+def test_a_layout_knows_its_blocks() -> None:
+    layout = Layout((Split(3, "w", even_ranges(4, 3)), Split(2, "h", ((0, 5), (5, 5)))))
+    assert [s.dim for s in layout.splits] == [2, 3]
+    assert layout.axes == ("h", "w")
+    assert layout.local_shape((7, 8, 5, 4), {"h": 0, "w": 1}) == (7, 8, 5, 1)
+    assert layout.empty({"h": 1, "w": 0})
+    assert not layout.empty({"h": 0, "w": 2})
+    assert not Layout().empty({"h": 1, "w": 0})
+
+
+@pytest.mark.parametrize("splits", [("h", "h"), ("h", "w")])
+def test_an_axis_or_a_dim_is_used_once(splits: tuple[str, str]) -> None:
+    dims = (0, 1) if splits[0] == splits[1] else (0, 0)
+    with pytest.raises(AssertionError, match="twice"):
+        Layout(tuple(Split(d, axis, ((0, 1), (1, 2))) for d, axis in zip(dims, splits, strict=True)))
+
+
+@st.composite
+def fetches(draw: Any) -> tuple[tuple[int, int], int, int, Layout, Layout]:
+    """(shape, rows, cols, a partition, any windows)."""
+    rows, cols = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    shape = draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    axes = {"h": rows, "w": cols}
+
+    def partition(dim: int, axis: str) -> Split:
+        cuts = sorted(draw(st.lists(st.integers(0, shape[dim]), min_size=axes[axis] - 1, max_size=axes[axis] - 1)))
+        bounds = [0, *cuts, shape[dim]]
+        return Split(dim, axis, tuple(pairwise(bounds)))
+
+    def window(dim: int, axis: str) -> Split:
+        starts = [draw(st.integers(-3, shape[dim] + 2)) for _ in range(axes[axis])]
+        return Split(dim, axis, tuple((lo, lo + draw(st.integers(0, 6))) for lo in starts))
+
+    def layout(split_of: Any) -> Layout:
+        order = draw(st.sampled_from([("h", "w"), ("w", "h")]))
+        return Layout(tuple(split_of(dim, axis) for dim, axis in enumerate(order) if draw(st.booleans())))
+
+    return shape, rows, cols, layout(partition), layout(window)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(fetches())
+def test_each_wanted_element_comes_once_from_a_holder(case: Any) -> None:
+    shape, rows, cols, held, wanted = case
+    plan = plan_of(rows, cols)
+    boxes = pieces(shape, held, wanted, plan)
+    count = np.zeros((plan.n_positions, *shape), int)
+    for dst, src, lo, hi in zip(boxes.dst, boxes.src, boxes.lo, boxes.hi, strict=True):
+        box = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
+        count[dst][box] += 1
+        for split in held.splits:
+            start, stop = split.ranges[plan.coords[split.axis][src]]
+            assert start <= lo[split.dim] < hi[split.dim] <= stop
+    for position in range(plan.n_positions):
+        inside = np.ones(shape, int)
+        for split in wanted.splits:
+            index = np.arange(shape[split.dim])
+            start, stop = split.ranges[plan.coords[split.axis][position]]
+            along = ((index >= start) & (index < stop)).astype(int)
+            inside *= along[:, None] if split.dim == 0 else along[None, :]
+        np.testing.assert_array_equal(count[position], inside)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(fetches())
+def test_who_holds_a_box_takes_its_own_and_rows_are_sorted(case: Any) -> None:
+    shape, rows, cols, held, wanted = case
+    plan = plan_of(rows, cols)
+    boxes = pieces(shape, held, wanted, plan)
+    assert [*zip(boxes.dst, boxes.src, strict=True)] == sorted(zip(boxes.dst, boxes.src, strict=True))
+    assert (boxes.n_elements > 0).all()
+    for dst, src, lo in zip(boxes.dst, boxes.src, boxes.lo, strict=True):
+        own = [(lo[split.dim], *split.ranges[plan.coords[split.axis][dst]]) for split in held.splits]
+        holds = all(start <= index < stop for index, start, stop in own)
+        assert not holds or src == dst
+
+
+def test_a_plan_places_its_positions_row_by_row() -> None:
+    mesh = flatten(grid(3, 4))
+    plan = make_plan({"spatial": [2, 3]}, mesh)
+    assert plan.devices == (0, 1, 2, 4, 5, 6)
+    assert plan.coords["h"].tolist() == [0, 0, 0, 1, 1, 1]
+    columns, shape, _ = plan.groups(("h",))
+    assert columns.tolist() == [[0, 3], [1, 4], [2, 5]]
+    assert shape == (2, 1)
+    assert plan.groups(("w",))[0].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert plan.groups(("w", "h"))[0].tolist() == [[0, 1, 2, 3, 4, 5]]
+    assert make_plan({"data": 6}, mesh).grid == (2, 3)
+
+
+def test_a_data_plan_leaves_dead_devices_out() -> None:
+    mesh = flatten(grid(2, 3).override({"dead": [[0, 1]]}))
+    plan = make_plan("data", mesh)
+    assert plan.devices == (0, 2, 3, 4, 5)
+    assert plan.absent == (1,)
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ("diagonal", "'diagonal' is unknown; a plan is one of"),
+        ({"data": 2, "spatial": [1, 2]}, "is unknown"),
+        ({"spatial": [3, 3]}, r"plan\.spatial = \[3, 3\] is larger than the mesh of 2 x 3 devices"),
+        ({"spatial": [2]}, r"two positive integers \[rows, cols\], not \[2\]"),
+        ({"spatial": [2, 0]}, "two positive integers"),
+        ({"data": 7}, r"plan\.data = 7 is larger than the mesh: 7 > 6 live devices"),
+        ({"data": 0}, "positive integer, not 0"),
+        ({"data": True}, "positive integer, not True"),
+        ({"data": 5}, r"plan\.data = 5 is no rows x cols rectangle"),
+    ],
+)
+def test_a_plan_that_does_not_fit_is_refused(spec: Any, message: str) -> None:
+    with pytest.raises(PlanError, match=message) as caught:
+        make_plan(spec, flatten(grid(2, 3)))
+    assert "\n" not in str(caught.value)
+    assert issubclass(PlanError, InputError)
+
+
+def test_a_spatial_plan_over_a_dead_device_is_refused() -> None:
+    with pytest.raises(PlanError, match="covers device 4, which is dead"):
+        make_plan("spatial", flatten(grid(2, 3).override({"dead": [[1, 1]]})))
+
+
+def test_a_batch_smaller_than_the_plan_is_refused() -> None:
+    graph = captured(nn.Linear(6, 5).double(), (images(3, 6), classes(3)), F.cross_entropy)
+    with pytest.raises(PlanError, match="batch size 3 < 4 devices"):
+        partitioned(graph, "data", 2, 2)

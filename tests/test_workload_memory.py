@@ -1,0 +1,58 @@
+"""Peak memory by liveness, on examples small enough to count by hand."""
+
+import torch
+from models_under_test import captured, classes, grid, images, partitioned
+from torch.nn import functional as F
+
+from meshemu.cost.op_classes import VIEWS
+from meshemu.mesh import flatten
+from meshemu.workload.layout import Layout, Split, even_ranges
+from meshemu.workload.memory import peak_memory_bytes
+from meshemu.workload.plan import make_plan
+from meshemu.workload.spmd import Compute, Instruction, Spmd, Value, last_uses
+
+CUT = Layout((Split(0, "data", even_ranges(3, 2)),))
+
+
+def compute(op_class: str, inputs: tuple[Value, ...], output: Value) -> Instruction:
+    return Compute(torch.relu, inputs, {}, inputs, (output,), op_class, op_class)
+
+
+def by_hand() -> Spmd:
+    """w (10) stays; x (3 x 4, cut in rows) -> a -> its view v -> b -> loss; all fp32."""
+    w = Value(0, (10,), torch.float32)
+    x, a = Value(1, (3, 4), torch.float32, CUT), Value(2, (3, 8), torch.float32, CUT)
+    v, b = Value(3, (3, 2, 4), torch.float32, CUT), Value(4, (3, 5), torch.float32, CUT)
+    loss = Value(5, (), torch.float32)
+    steps = (compute("mm", (x, w), a), compute("view", (a,), v), compute("mm", (v,), b), compute("sum", (b,), loss))
+    return Spmd(steps, {"w": w, "batch.0": x}, {}, {}, loss, {"w": w}, {})
+
+
+def test_the_last_use_of_each_value() -> None:
+    assert last_uses(by_hand()) == {0: [1], 1: [2], 2: [3], 3: [4]}
+
+
+def test_peak_counted_by_hand() -> None:
+    """Two samples on device 0, one on device 1; per sample: x 16 B, a 32 B (its view none), b 20 B.
+
+    x and a: 48 B; a by its view and b: 52 B a sample, the peak.
+    """
+    plan = make_plan({"data": 2}, flatten(grid(1, 3)))
+    resident = 40
+    for states in (0, 2):
+        peak = peak_memory_bytes(by_hand(), plan, 3, states, VIEWS)
+        assert peak.tolist() == [resident * (1 + states) + 2 * 52, resident * (1 + states) + 52, 0]
+
+
+def test_a_cut_batch_needs_less_and_state_is_held_by_all() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(16, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
+    graph = captured(model, (images(64, 16).float(), classes(64, n=4)), F.cross_entropy)
+    peaks = {}
+    for n in (1, 4):
+        step = partitioned(graph, "data", 1, n)
+        peaks[n] = peak_memory_bytes(step.spmd, step.plan, n, 0, VIEWS)
+    parameters = 4 * sum(p.numel() for p in model.parameters())
+    assert (peaks[4] < peaks[1]).all()
+    assert (peaks[4] > parameters).all()
+    step = partitioned(graph, "data", 1, 4)
+    assert (peak_memory_bytes(step.spmd, step.plan, 4, 2, VIEWS) - peaks[4] == 2 * parameters).all()
