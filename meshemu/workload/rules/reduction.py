@@ -1,6 +1,7 @@
 """Reductions, softmax and the like: dims that are reduced are summed over devices or gathered; the others stay cut."""
 
 import string
+from math import prod
 from typing import Any
 
 import torch
@@ -35,13 +36,18 @@ def _letters(source: Value, dims: list[int], keepdim: bool) -> tuple[str, str, s
     return names, kept, "".join(names[d] for d in dims)
 
 
+def _read(node: fx.Node, args: Args, kwargs: Kwargs) -> tuple[list[int], bool, str, str, str]:
+    """(reduced dims, keepdim, letters of the input, of the output, of the reduced dims) of a sum or mean."""
+    has_dims = "dim" in str(node.target)
+    rank = len(args[0].shape)
+    dims = reduced_dims(rank, _argument(args, kwargs, 1, "dim", None) if has_dims else None)
+    keepdim = bool(_argument(args, kwargs, 2, "keepdim", False)) if has_dims else False
+    return dims, keepdim, *_letters(args[0], dims, keepdim)
+
+
 def sum_(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """Sum over some dims; over cut dims it leaves a partial sum."""
-    source: Value = args[0]
-    has_dims = "dim" in str(node.target)
-    dims = reduced_dims(len(source.shape), _argument(args, kwargs, 1, "dim", None) if has_dims else None)
-    keepdim = bool(_argument(args, kwargs, 2, "keepdim", False)) if has_dims else False
-    names, out, reduced = _letters(source, dims, keepdim)
+    _dims, _keepdim, names, out, reduced = _read(node, args, kwargs)
     free = "".join(c for c in names if c not in reduced)
     return low.sharded(node, args, kwargs, [names], [out], free=free, summed=reduced)
 
@@ -49,10 +55,7 @@ def sum_(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
 def mean(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """Mean = sum / count, where a reduced dim is cut."""
     source: Value = args[0]
-    has_dims = "dim" in str(node.target)
-    dims = reduced_dims(len(source.shape), _argument(args, kwargs, 1, "dim", None) if has_dims else None)
-    keepdim = bool(_argument(args, kwargs, 2, "keepdim", False)) if has_dims else False
-    names, out, reduced = _letters(source, dims, keepdim)
+    dims, keepdim, names, out, reduced = _read(node, args, kwargs)
     free = "".join(c for c in names if c not in reduced)
     if not any(source.layout.split_of(d) for d in dims) or source.layout.partial:
         return low.sharded(node, args, kwargs, [names], [out], free=free)
@@ -60,10 +63,8 @@ def mean(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         node, [source, dims, keepdim], kwargs, [names], [out], free=free, summed=reduced,
         target=torch.ops.aten.sum.dim_IntList, op_class="sum",
     )  # fmt: skip
-    count = 1
-    for d in dims:
-        count *= source.shape[d]
     output = low.value(total.shape, total.dtype, total.layout)
+    count = prod(source.shape[d] for d in dims)
     return low.compute(torch.ops.aten.div.Scalar, [total, count], [output], op_class="div")[0]
 
 
