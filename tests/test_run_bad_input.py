@@ -156,6 +156,32 @@ def test_a_killed_rank_is_named_and_what_was_recorded_stays(folder):
     assert run.steps.loss.notna().all()
 
 
+SCRIPT = """
+import torch
+from mpi4py import MPI
+import meshemu
+from torch.nn import functional
+world = MPI.COMM_WORLD
+system = meshemu.System.grid(rows=2, cols=2, bandwidth="50 GB/s", latency="500 ns")
+def batch(step):
+    if step == 1 and world.rank == 1:
+        raise RuntimeError("no more data here")
+    return torch.ones(4, 3), torch.zeros(4, dtype=torch.long)
+model, loss = torch.nn.Linear(3, 2), functional.cross_entropy
+result = meshemu.emulate(model, batch, loss, system=system, steps={steps}, comm=world)
+print(result.losses)
+"""
+
+
+@pytest.mark.parametrize(("steps", "code"), [(1, 0), (2, 3)])
+def test_a_users_script_whose_rank_fails_ends_at_once(steps, code, mpirun, tmp_path):
+    """Python without the command: an exception that one rank does not catch must not leave the others waiting."""
+    (tmp_path / "script.py").write_text(SCRIPT.format(steps=steps))
+    job = mpirun(2, "script.py", cwd=tmp_path, timeout_s=60)
+    assert job.returncode == code, job.stderr
+    assert ("rank 1 of 2 failed: RuntimeError: no more data here" in job.stderr) == (code != 0)
+
+
 def committed_steps(path):
     try:
         return meshemu.open(path).n_steps

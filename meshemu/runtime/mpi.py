@@ -5,7 +5,9 @@ Messages are raw buffers in pieces below 2 GiB; objects are pickled only by `bro
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -163,15 +165,32 @@ def raw_world() -> "MPI.Intracomm":
 def as_comm(comm: "Comm | MPI.Intracomm | None") -> Comm:
     """What a user passes as `comm=`: None (one rank), a `Comm`, or an mpi4py intracommunicator.
 
-    Raises InputError for anything else.
+    With several mpi4py ranks, an exception that a rank's script does not catch from now on ends all ranks: the others
+    would wait for it for ever. Raises InputError for anything else.
     """
     if comm is None:
         return SingleComm()
     if hasattr(comm, "all_to_all_rows"):
         return cast(Comm, comm)
     if hasattr(comm, "Get_rank") and hasattr(comm, "Alltoallv"):
+        if comm.Get_size() > 1 and not isinstance(sys.excepthook, _EndAllRanks):
+            sys.excepthook = _EndAllRanks(sys.excepthook, comm.Get_rank(), comm.Get_size())
         return MpiComm(comm)
     raise InputError(f"comm must be None, a meshemu Comm or an mpi4py intracommunicator, not {type(comm).__name__}")
+
+
+@dataclass(frozen=True)
+class _EndAllRanks:
+    """An excepthook that reports as the one before it did, names the rank and ends the job."""
+
+    previous: Callable[[type[BaseException], BaseException, TracebackType | None], Any]
+    rank: int
+    size: int
+
+    def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        self.previous(kind, error, traceback)
+        print(f"meshemu: rank {self.rank} of {self.size} failed: {kind.__name__}: {error}", file=sys.stderr, flush=True)
+        abort(getattr(error, "exit_code", 3))
 
 
 def abort(code: int) -> None:
