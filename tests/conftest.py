@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: results and timings of tests on few cores
 
+from meshemu.runtime.last_words import last_words
 from meshemu.runtime.launch import detect_launch, set_launch_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -89,6 +91,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--forbid-skips", action="store_true", help="a skipped test is a failure")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Give every rank its own temporary folder: ranks that tidy a common one up step on each other's feet."""
+    if LAUNCH.size > 1 and config.option.basetemp is None:
+        own = tempfile.TemporaryDirectory(prefix="meshemu-tests-")
+        config.add_cleanup(own.cleanup)
+        config.option.basetemp = own.name
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_OUTCOMES] = {}
@@ -150,6 +161,5 @@ def _end_all_ranks(text: str, code: int) -> None:
     if LAUNCH.size == 1:
         return
     time.sleep(0.2 * LAUNCH.rank)  # a failure common to all ranks is told once: the first one ends the rest
-    sys.__stderr__.write(f"\n[rank {LAUNCH.rank} of {LAUNCH.size}] {text}\n")
-    sys.__stderr__.flush()
+    last_words(f"\n[rank {LAUNCH.rank} of {LAUNCH.size}] {text}\n")
     world().Abort(code)

@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from meshemu.errors import CheckError, InputError
+from meshemu.runtime.last_words import last_words
 from meshemu.runtime.launch import Launch
 
 __all__ = ["Failure", "Terminated", "collect_failures", "failure_of", "guard", "guard_ranks", "report_lines"]
@@ -91,7 +92,8 @@ def guard_ranks(work: Callable[[], int], launch: Launch, raw_world: Callable[[],
         return failure.code
     failures = collect_failures(comm, failure)
     if failures is None:
-        _print(f"rank {launch.rank} of {launch.size}: {failure.message}")
+        sys.stdout.flush()
+        last_words(f"meshemu: rank {launch.rank} of {launch.size}: {failure.message}\n")
         comm.Abort(failure.code)
         return failure.code
     if launch.rank == 0:

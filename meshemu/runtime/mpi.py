@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from meshemu.comm import Comm
 from meshemu.errors import InputError
+from meshemu.runtime.last_words import last_words
 from meshemu.runtime.launch import detect_launch
 from meshemu.runtime.local import SingleComm
 
@@ -189,7 +190,7 @@ class _EndAllRanks:
 
     def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         self.previous(kind, error, traceback)
-        print(f"meshemu: rank {self.rank} of {self.size} failed: {kind.__name__}: {error}", file=sys.stderr, flush=True)
+        last_words(f"meshemu: rank {self.rank} of {self.size} failed: {kind.__name__}: {error}\n")
         abort(getattr(error, "exit_code", 3))
 
 

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from meshemu.runtime.last_words import last_words
 from meshemu.runtime.launch import Launch
 
 __all__ = ["supervise"]
@@ -87,8 +88,7 @@ def _forward_signals(child: int) -> list[int]:
 
 def _report_killed(signum: int, launch: Launch) -> int:
     name = signal.Signals(signum).name if signum in set(signal.Signals) else "unknown"
-    sys.stderr.write(f"meshemu: rank {launch.rank} of {launch.size} was killed by signal {signum} ({name})\n")
-    sys.stderr.flush()
+    last_words(f"meshemu: rank {launch.rank} of {launch.size} was killed by signal {signum} ({name})\n")
     _abort_job(_INTERNAL)
     return _INTERNAL
 
