@@ -28,7 +28,8 @@ from meshemu.workload.choice import choose_schedules
 from meshemu.workload.emission import build_program
 from meshemu.workload.graph import Graph
 from meshemu.workload.partitioning import partition
-from meshemu.workload.plan import Plan, make_plan
+from meshemu.workload.placement import make_plan
+from meshemu.workload.plan import Plan
 from meshemu.workload.spmd import Spmd
 
 Loss = Callable[[Any, Any], Tensor]

@@ -14,7 +14,8 @@ from torch.nn import functional as F
 from meshemu.errors import InputError, PlanError
 from meshemu.mesh import flatten
 from meshemu.workload.layout import Layout, Split, even_ranges
-from meshemu.workload.plan import Plan, make_plan
+from meshemu.workload.placement import make_plan
+from meshemu.workload.plan import Plan
 from meshemu.workload.windows import pieces
 
 
@@ -26,31 +27,32 @@ def plan_of(rows: int, cols: int) -> Plan:
 def test_even_ranges_tile(size: int, parts: int) -> None:
     ranges = even_ranges(size, parts)
     lengths = [hi - lo for lo, hi in ranges]
-    assert Split(0, "h", ranges).tiles(size)
+    assert Split(0, ("h",), ranges).tiles(size)
     assert max(lengths) - min(lengths) <= 1
     assert lengths == sorted(lengths, reverse=True)
 
 
 @pytest.mark.parametrize("ranges", [((0, 2), (3, 5)), ((0, 3), (2, 5)), ((0, 2), (2, 4)), ((1, 3), (3, 5))])
 def test_gaps_overlaps_and_short_ranges_do_not_tile(ranges: Any) -> None:
-    assert not Split(0, "h", ranges).tiles(5)
+    assert not Split(0, ("h",), ranges).tiles(5)
 
 
 def test_a_layout_knows_its_blocks() -> None:
-    layout = Layout((Split(3, "w", even_ranges(4, 3)), Split(2, "h", ((0, 5), (5, 5)))))
+    layout = Layout((Split(3, ("w",), even_ranges(4, 3)), Split(2, ("h",), ((0, 5), (5, 5)))))
     assert [s.dim for s in layout.splits] == [2, 3]
     assert layout.axes == ("h", "w")
-    assert layout.local_shape((7, 8, 5, 4), {"h": 0, "w": 1}) == (7, 8, 5, 1)
-    assert layout.empty({"h": 1, "w": 0})
-    assert not layout.empty({"h": 0, "w": 2})
-    assert not Layout().empty({"h": 1, "w": 0})
+    plan = plan_of(2, 3)  # position = h * 3 + w
+    assert layout.local_shape((7, 8, 5, 4), plan.at(1)) == (7, 8, 5, 1)
+    assert layout.empty(plan.at(3))
+    assert not layout.empty(plan.at(2))
+    assert not Layout().empty(plan.at(3))
 
 
 @pytest.mark.parametrize("splits", [("h", "h"), ("h", "w")])
 def test_an_axis_or_a_dim_is_used_once(splits: tuple[str, str]) -> None:
     dims = (0, 1) if splits[0] == splits[1] else (0, 0)
     with pytest.raises(AssertionError, match="twice"):
-        Layout(tuple(Split(d, axis, ((0, 1), (1, 2))) for d, axis in zip(dims, splits, strict=True)))
+        Layout(tuple(Split(d, (axis,), ((0, 1), (1, 2))) for d, axis in zip(dims, splits, strict=True)))
 
 
 @st.composite
@@ -63,11 +65,11 @@ def fetches(draw: Any) -> tuple[tuple[int, int], int, int, Layout, Layout]:
     def partition(dim: int, axis: str) -> Split:
         cuts = sorted(draw(st.lists(st.integers(0, shape[dim]), min_size=axes[axis] - 1, max_size=axes[axis] - 1)))
         bounds = [0, *cuts, shape[dim]]
-        return Split(dim, axis, tuple(pairwise(bounds)))
+        return Split(dim, (axis,), tuple(pairwise(bounds)))
 
     def window(dim: int, axis: str) -> Split:
         starts = [draw(st.integers(-3, shape[dim] + 2)) for _ in range(axes[axis])]
-        return Split(dim, axis, tuple((lo, lo + draw(st.integers(0, 6))) for lo in starts))
+        return Split(dim, (axis,), tuple((lo, lo + draw(st.integers(0, 6))) for lo in starts))
 
     def layout(split_of: Any) -> Layout:
         order = draw(st.sampled_from([("h", "w"), ("w", "h")]))
@@ -87,13 +89,13 @@ def test_each_wanted_element_comes_once_from_a_holder(case: Any) -> None:
         box = tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))
         count[dst][box] += 1
         for split in held.splits:
-            start, stop = split.ranges[plan.coords[split.axis][src]]
+            start, stop = split.at(plan.at(int(src)))
             assert start <= lo[split.dim] < hi[split.dim] <= stop
     for position in range(plan.n_positions):
         inside = np.ones(shape, int)
         for split in wanted.splits:
             index = np.arange(shape[split.dim])
-            start, stop = split.ranges[plan.coords[split.axis][position]]
+            start, stop = split.at(plan.at(int(position)))
             along = ((index >= start) & (index < stop)).astype(int)
             inside *= along[:, None] if split.dim == 0 else along[None, :]
         np.testing.assert_array_equal(count[position], inside)
@@ -108,7 +110,7 @@ def test_who_holds_a_box_takes_its_own_and_rows_are_sorted(case: Any) -> None:
     assert [*zip(boxes.dst, boxes.src, strict=True)] == sorted(zip(boxes.dst, boxes.src, strict=True))
     assert (boxes.n_elements > 0).all()
     for dst, src, lo in zip(boxes.dst, boxes.src, boxes.lo, strict=True):
-        own = [(lo[split.dim], *split.ranges[plan.coords[split.axis][dst]]) for split in held.splits]
+        own = [(lo[split.dim], *split.at(plan.at(int(dst)))) for split in held.splits]
         holds = all(start <= index < stop for index, start, stop in own)
         assert not holds or src == dst
 
@@ -126,6 +128,23 @@ def test_a_plan_places_its_positions_row_by_row() -> None:
     assert make_plan({"data": 6}, mesh).grid == (2, 3)
 
 
+def test_axes_of_a_product_nest() -> None:
+    """Spatial within a tile, data across tiles: each replica's devices are one block of the mesh."""
+    plan = make_plan({"spatial": [2, 2], "data": 6}, flatten(grid(4, 6)))
+    assert plan.names == ("data", "h", "w")
+    assert plan.devices[:4] == (0, 1, 6, 7)  # replica 0
+    assert plan.devices[4:8] == (2, 3, 8, 9)  # replica 1, to the east
+    assert plan.devices[12:16] == (12, 13, 18, 19)  # replica 3, in the second row of blocks
+    members, shape, _ = plan.groups(("data",))
+    assert shape == (2, 3)
+    assert np.asarray(plan.devices)[members[0]].tolist() == [0, 2, 4, 12, 14, 16]
+    assert [np.asarray(plan.devices)[m].tolist() for m in plan.groups(("h", "w"))[0][:2]] == [[0, 1, 6, 7], [2, 3, 8, 9]]
+    everyone, shape, _ = plan.groups(plan.names)
+    assert shape == (4, 6)
+    assert np.asarray(plan.devices)[everyone[0]].tolist() == list(range(24))
+    assert plan.index(("data", "w")).tolist() == (plan.coords["data"] * 2 + plan.coords["w"]).tolist()
+
+
 def test_a_data_plan_leaves_dead_devices_out() -> None:
     mesh = flatten(grid(2, 3).override({"dead": [[0, 1]]}))
     plan = make_plan("data", mesh)
@@ -137,13 +156,18 @@ def test_a_data_plan_leaves_dead_devices_out() -> None:
     "spec, message",
     [
         ("diagonal", "'diagonal' is unknown; a plan is one of"),
-        ({"data": 2, "spatial": [1, 2]}, "is unknown"),
+        ({"data": 2, "spatal": [1, 2]}, "'spatal' is unknown"),
+        ({"data": 4, "spatial": [1, 2]}, r"larger than the mesh: 4 x 2 = 8 > 6 live devices"),
+        ({"data": 3, "spatial": [2, 1], "tensor": 2}, "3 x 2 x 2 = 12 > 6"),
+        ({"data": [3, 1], "spatial": [1, 2]}, "larger than the mesh of 2 x 3 devices: 3 x 2"),
+        ({"data": [2, 0]}, "positive integer or"),
+        ({}, "is unknown"),
         ({"spatial": [3, 3]}, r"plan\.spatial = \[3, 3\] is larger than the mesh of 2 x 3 devices"),
         ({"spatial": [2]}, r"two positive integers \[rows, cols\], not \[2\]"),
         ({"spatial": [2, 0]}, "two positive integers"),
         ({"data": 7}, r"plan\.data = 7 is larger than the mesh: 7 > 6 live devices"),
-        ({"data": 0}, "positive integer, not 0"),
-        ({"data": True}, "positive integer, not True"),
+        ({"data": 0}, "positive integer or .*, not 0"),
+        ({"data": True}, "positive integer or .*, not True"),
         ({"data": 5}, r"plan\.data = 5 is no rows x cols rectangle"),
     ],
 )

@@ -8,10 +8,10 @@ from meshemu.cost.op_classes import VIEWS
 from meshemu.mesh import flatten
 from meshemu.workload.layout import Layout, Split, even_ranges
 from meshemu.workload.memory import peak_memory_bytes
-from meshemu.workload.plan import make_plan
+from meshemu.workload.placement import make_plan
 from meshemu.workload.spmd import Compute, Instruction, Spmd, Value, last_uses
 
-CUT = Layout((Split(0, "data", even_ranges(3, 2)),))
+CUT = Layout((Split(0, ("data",), even_ranges(3, 2)),))
 
 
 def compute(op_class: str, inputs: tuple[Value, ...], output: Value) -> Instruction:

@@ -76,6 +76,11 @@ BandwidthBytesPerS = Annotated[int, _quantity(bandwidth_bytes_per_s)]
 TimePs = Annotated[int, _quantity(time_ps)]
 FileFunction = Annotated[str, AfterValidator(_file_function)]
 Loss = Annotated[str, AfterValidator(_loss)]
+Pair = Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
+Extent = Annotated[
+    Annotated[PositiveInt, Tag("<number>")] | Annotated[Pair, Tag("<pair>")],
+    Discriminator(lambda value: "<pair>" if isinstance(value, list | tuple) else "<number>"),
+]
 
 
 class Section(BaseModel):
@@ -147,15 +152,19 @@ class Data(_Source):
 
 
 class PlanShape(Section):
-    """A plan with its extent: spatial = [rows, cols] devices per image, or data = number of replicas."""
+    """A plan as a product of axes: spatial = [rows, cols] devices per image; data, shard, tensor = a number of devices
+    or their [rows, cols].
+    """
 
-    spatial: tuple[PositiveInt, PositiveInt] | None = Field(default=None, strict=False)
-    data: PositiveInt | None = None
+    data: Extent | None = None
+    shard: Extent | None = None
+    tensor: Extent | None = None
+    spatial: Pair | None = None
 
     @model_validator(mode="after")
-    def _one_axis(self) -> Self:
-        if (self.spatial is None) == (self.data is None):
-            raise ValueError("give either 'spatial' ([rows, cols]) or 'data' (a number of devices)")
+    def _some_axis(self) -> Self:
+        if not self.model_fields_set:
+            raise ValueError("give at least one of 'data', 'shard', 'tensor' and 'spatial'")
         return self
 
 
@@ -219,7 +228,7 @@ class Config(Section):
     model: Model
     data: Data
     plan: Annotated[
-        Annotated[Literal["spatial", "data"], Tag("<name>")] | Annotated[PlanShape, Tag("<shape>")],
+        Annotated[Literal["spatial", "data", "shard", "tensor"], Tag("<name>")] | Annotated[PlanShape, Tag("<shape>")],
         Discriminator(_plan_kind),
     ]
     training: Training

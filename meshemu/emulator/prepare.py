@@ -23,7 +23,8 @@ from meshemu.workload.choice import choose_schedules
 from meshemu.workload.emission import build_program
 from meshemu.workload.memory import peak_memory_bytes
 from meshemu.workload.partitioning import partition
-from meshemu.workload.plan import Plan, make_plan
+from meshemu.workload.placement import make_plan
+from meshemu.workload.plan import Plan
 from meshemu.workload.spmd import Spmd
 
 __all__ = ["PreparedStep", "prepare"]

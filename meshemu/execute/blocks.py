@@ -41,17 +41,14 @@ class Host:
             found.setdefault(self.key(axes, position), position)
         return found
 
-    def coords(self, position: int) -> dict[str, int]:
-        """Axis -> coordinate."""
-        return {axis: int(c[position]) for axis, c in self.plan.coords.items()}
-
     def local_shape(self, value: Value, position: int) -> tuple[int, ...]:
         """Shape of the block of `value` at `position`."""
-        return value.layout.local_shape(value.shape, self.coords(position))
+        return value.layout.local_shape(value.shape, self.plan.at(position))
 
     def origin(self, layout: Layout, rank: int, position: int) -> list[int]:
         """Global index of the first element of the block at `position` (`rank` = number of dims)."""
         start = [0] * rank
+        place = self.plan.at(position)
         for split in layout.splits:
-            start[split.dim] = split.ranges[int(self.plan.coords[split.axis][position])][0]
+            start[split.dim] = split.at(place)[0]
         return start

@@ -7,6 +7,7 @@ import torch
 
 from meshemu.execute.blocks import Host, Key
 from meshemu.workload.layout import Layout
+from meshemu.workload.plan import Place
 from meshemu.workload.spmd import Compute, LocalRange, LocalShape, StepSeed, Value
 
 __all__ = ["ComputeTask", "step_seed"]
@@ -49,13 +50,13 @@ class ComputeTask:
 
     def _call(self, host: Host, position: int) -> _Call:
         instruction = self.instruction
-        coords = host.coords(position)
+        place = host.plan.at(position)
         return _Call(
             tuple(_bind(arg, host, position) for arg in instruction.args),
             {name: _bind(arg, host, position) for name, arg in instruction.kwargs.items()},
             tuple(host.key(v.layout.axes, position) for v in instruction.outputs),
             tuple(host.local_shape(v, position) for v in instruction.outputs),
-            any(v.layout.empty(coords) for v in instruction.inputs),
+            any(v.layout.empty(place) for v in instruction.inputs),
         )
 
     def run(self, environment: Environment, seed: int, step: int) -> None:
@@ -81,7 +82,7 @@ def _bind(arg: Any, host: Host, position: int) -> Any:
     if isinstance(arg, LocalShape):
         return host.local_shape(arg.value, position)
     if isinstance(arg, LocalRange):
-        return _range(arg.value.layout, arg.value.shape, arg.dim, host.coords(position))
+        return _range(arg.value.layout, arg.value.shape, arg.dim, host.plan.at(position))
     if isinstance(arg, list):
         return [_bind(item, host, position) for item in arg]
     if isinstance(arg, tuple) and type(arg) is tuple:
@@ -91,9 +92,9 @@ def _bind(arg: Any, host: Host, position: int) -> Any:
     return arg
 
 
-def _range(layout: Layout, shape: tuple[int, ...], dim: int, coords: dict[str, int]) -> tuple[int, int]:
+def _range(layout: Layout, shape: tuple[int, ...], dim: int, place: Place) -> tuple[int, int]:
     split = layout.split_of(dim)
-    return (0, shape[dim]) if split is None else split.ranges[coords[split.axis]]
+    return (0, shape[dim]) if split is None else split.at(place)
 
 
 def _fill(arg: Any, environment: Environment, seed: int, step: int) -> Any:

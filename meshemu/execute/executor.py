@@ -70,10 +70,10 @@ class Executor:
             return {(): tensor}
         blocks = {}
         for key, position in self._host.representatives(value.layout.axes).items():
-            coords = self._host.coords(position)
+            place = self._host.plan.at(position)
             block = tensor
             for split in value.layout.splits:
-                lo, hi = split.ranges[coords[split.axis]]
+                lo, hi = split.at(place)
                 block = block.narrow(split.dim, lo, hi - lo)
             blocks[key] = block.contiguous()
         return blocks

@@ -35,8 +35,8 @@ def choose_schedules(
             continue
         members, grid, absent = plan.groups(instruction.axes)
         dtype = instruction.sources[0].dtype
-        coords = {axis: int(c[members[0, 0]]) for axis, c in plan.coords.items()}
-        size_bytes = dtype.itemsize * sum(prod(v.layout.local_shape(v.shape, coords)) for v in instruction.sources)
+        place = plan.at(int(members[0, 0]))
+        size_bytes = dtype.itemsize * sum(prod(v.layout.local_shape(v.shape, place)) for v in instruction.sources)
         chosen = algorithm
         if algorithm == "auto":
             table = _device_grid(plan, members[0], grid, absent)

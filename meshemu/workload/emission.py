@@ -183,8 +183,7 @@ class _Walk:
             self.done[value.id] = layers
 
     def _local_elements(self, value: Value, position: int) -> int:
-        coords = {axis: int(c[position]) for axis, c in self.plan.coords.items()}
-        return prod(value.layout.local_shape(value.shape, coords))
+        return prod(value.layout.local_shape(value.shape, self.plan.at(position)))
 
     def _work(
         self, instruction: Compute
@@ -193,7 +192,7 @@ class _Walk:
         n = self.plan.n_positions
         values = (*instruction.inputs, *instruction.outputs)
         columns = [
-            np.asarray([hi - lo for lo, hi in split.ranges], np.int64)[self.plan.coords[split.axis]]
+            np.asarray([hi - lo for lo, hi in split.ranges], np.int64)[self.plan.index(split.axes)]
             for value in values
             for split in value.layout.splits
         ]
@@ -209,12 +208,12 @@ class _Walk:
         return rows[:, 0], rows[:, 1], rows[:, 2], np.asarray(rows.any(axis=1))
 
     def _work_at(self, instruction: Compute, position: int) -> Work:
-        coords = {axis: int(c[position]) for axis, c in self.plan.coords.items()}
+        place = self.plan.at(position)
 
         def spec(value: Value) -> TensorSpec:
-            return TensorSpec(value.layout.local_shape(value.shape, coords), value.dtype.itemsize)
+            return TensorSpec(value.layout.local_shape(value.shape, place), value.dtype.itemsize)
 
-        if any(v.layout.empty(coords) for v in instruction.inputs):
+        if any(v.layout.empty(place) for v in instruction.inputs):
             return Work(0, 0, 0)
         inputs = [spec(v) for v in instruction.inputs]
         return op_work(instruction.op_class, inputs, [spec(v) for v in instruction.outputs], instruction.attributes)

@@ -119,11 +119,11 @@ class Lowering:
     def refuse(self, node: fx.Node, values: Sequence[Value]) -> UnsupportedOpError:
         """The error for an operator that has no rule."""
         where = module_of(node) or "the loss"
-        cuts = dict.fromkeys(f"dim {s.dim} over {s.axis}" for v in values for s in v.layout.splits)
+        cuts = dict.fromkeys(f"dim {s.dim} over {' x '.join(s.axes)}" for v in values for s in v.layout.splits)
         given = f" for an input cut in {', '.join(cuts)}" if cuts else ""
         return UnsupportedOpError(
             f"operator {node.target} (node {node.name}, module {where}) has no sharding rule{given} under plan "
-            f"{self.plan.kind}"
+            f"{self.plan.describe()}"
         )
 
     def sharded(
@@ -168,7 +168,7 @@ class Lowering:
             if meta is None:
                 results.append(None)
                 continue
-            missing = tuple(split.axis for letter, split in splits.items() if letter not in names)
+            missing = tuple(axis for letter, split in splits.items() if letter not in names for axis in split.axes)
             layout = _layout(tuple(meta.shape), names, splits)
             results.append(self.like(meta, Layout(layout.splits, missing + partial)))
         for position in local_shape_args:
@@ -227,7 +227,7 @@ def split_letters(
         for split in value.layout.splits:
             letter = names[split.dim]
             everywhere = letter in free and all(letter in out for out in kept_outputs)
-            taken = letter in chosen or any(split.axis == other.axis for other in chosen.values())
+            taken = letter in chosen or any(set(split.axes) & set(other.axes) for other in chosen.values())
             if (everywhere or letter in summed) and not taken and split.tiles(sizes.get(letter, 1)):
                 chosen[letter] = split
     return chosen
@@ -244,8 +244,8 @@ def _layout(shape: tuple[int, ...], names: str, splits: Mapping[str, Split]) -> 
 
 def _reach(value: Value, layout: Layout) -> str:
     """What a fetch is for, in one word."""
-    held = {(s.dim, s.axis) for s in value.layout.splits}
-    wanted = {(s.dim, s.axis) for s in layout.splits}
+    held = {(s.dim, s.axes) for s in value.layout.splits}
+    wanted = {(s.dim, s.axes) for s in layout.splits}
     if held == wanted:
         return "halo"
     return "gather" if wanted < held else "slice" if held < wanted else "reshard"

@@ -70,5 +70,5 @@ def _block_bytes(value: Value, plan: Plan) -> Bytes:
             elements = elements * n
         else:
             lengths = np.asarray([hi - lo for lo, hi in split.ranges], np.int64)
-            elements = elements * lengths[plan.coords[split.axis]]
+            elements = elements * lengths[plan.index(split.axes)]
     return elements * value.dtype.itemsize

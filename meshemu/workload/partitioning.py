@@ -139,23 +139,21 @@ def _batch_size(graph: Graph) -> int:
 
 
 def _input_layout(item: GraphInput, plan: Plan, batch_size: int) -> Layout:
-    """Batch leaves are cut as the plan says; everything else is replicated."""
+    """Batch leaves are cut by samples, and images (the last two of four or more dims) by rows and columns."""
     shape = tuple(item.node.meta["val"].shape)
     if item.role is not Role.BATCH or not shape:
         return REPLICATED
-    if plan.kind == "data":
-        if batch_size < plan.size("data"):
+    splits = []
+    if plan.batch_axes:
+        parts = plan.size(plan.batch_axes)
+        if batch_size < parts:
+            over = " x ".join(plan.batch_axes)
             raise PlanError(
-                f"plan data needs at least one sample a device: batch size {batch_size} < {plan.size('data')} devices"
+                f"plan {over} needs at least one sample a device: batch size {batch_size} < {parts} devices"
             )
-        if shape[0] != batch_size:
-            return REPLICATED
-        return Layout((Split(0, "data", even_ranges(shape[0], plan.size("data"))),))
-    if len(shape) != 4:
-        return REPLICATED
-    return Layout(
-        (
-            Split(2, "h", even_ranges(shape[2], plan.size("h"))),
-            Split(3, "w", even_ranges(shape[3], plan.size("w"))),
-        )
-    )
+        if shape[0] == batch_size:
+            splits.append(Split(0, plan.batch_axes, even_ranges(batch_size, parts)))
+    if plan.has("h") and len(shape) >= 4:
+        for dim, axis in ((len(shape) - 2, "h"), (len(shape) - 1, "w")):
+            splits.append(Split(dim, (axis,), even_ranges(shape[dim], plan.size((axis,)))))
+    return Layout(tuple(splits))

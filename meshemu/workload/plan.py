@@ -1,34 +1,50 @@
 """A plan: named axes over the device grid, and where each position of the grid lies on the mesh.
 
-data     the batch is cut over all positions; parameters are replicated
-spatial  the height of images is cut over mesh rows (axis "h"), their width over mesh columns (axis "w")
+    data      the batch is cut; parameters are replicated
+    shard     the batch is cut, and so are parameters, gradients and optimizer state (ZeRO)
+    tensor    matrix products are cut by their features; the batch is replicated
+    spatial   the height of images is cut over mesh rows (axis "h"), their width over mesh columns (axis "w")
+
+Several axes make a product. Each fills a small rectangle, and the rectangles nest: an axis further out repeats the
+blocks of those further in, so that {data = 6, spatial = [5, 5]} on 2 x 3 tiles of 5 x 5 dies puts one replica on each
+tile and cuts its images over the dies of that tile.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.errors import PlanError
-from meshemu.mesh import Mesh
+__all__ = ["BATCH_AXES", "Axis", "Place", "Plan"]
 
-__all__ = ["Plan", "make_plan"]
+Place = Callable[[Sequence[str]], int]
+"""Joint coordinate of one position along axes, the first of them the slowest."""
+
+BATCH_AXES = ("data", "shard")
+"""Axes over which samples are cut."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """`size` coordinates, row by row over a rectangle of rows x cols blocks of whatever lies further in."""
+
+    name: str
+    size: int
+    rows: int
+    cols: int
 
 
 @dataclass(frozen=True)
 class Plan:
-    """kind; axes and their sizes; devices: id of each position (row-major over the axes); grid: (rows, cols) of the
-    rectangle of devices that the positions fill, row by row, except for the `absent` ones.
+    """axes, outermost first; devices: id of each position (row-major over the axes). absent: places of the rectangle
+    that hold no position, since their device is dead (with a single axis only).
     """
 
-    kind: str
-    axes: tuple[str, ...]
-    sizes: tuple[int, ...]
+    axes: tuple[Axis, ...]
     devices: tuple[int, ...]
-    grid: tuple[int, int]
     absent: tuple[int, ...] = ()
 
     @property
@@ -36,92 +52,90 @@ class Plan:
         """Number of devices that take part."""
         return len(self.devices)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the axes."""
+        return tuple(axis.name for axis in self.axes)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, cols) of the rectangle of devices that all axes together fill."""
+        return prod(axis.rows for axis in self.axes), prod(axis.cols for axis in self.axes)
+
     @cached_property
     def coords(self) -> dict[str, NDArray[np.int64]]:
         """Axis -> coordinate of every position."""
-        unravelled = np.unravel_index(np.arange(self.n_positions), self.sizes)
-        return {axis: np.asarray(c) for axis, c in zip(self.axes, unravelled, strict=True)}
+        unravelled = np.unravel_index(np.arange(self.n_positions), [axis.size for axis in self.axes])
+        return {axis.name: np.asarray(c) for axis, c in zip(self.axes, unravelled, strict=True)}
 
-    def size(self, axis: str) -> int:
-        """Number of coordinates of an axis."""
-        return self.sizes[self.axes.index(axis)]
+    @property
+    def batch_axes(self) -> tuple[str, ...]:
+        """The plan's axes that cut samples."""
+        return tuple(name for name in self.names if name in BATCH_AXES)
+
+    def has(self, name: str) -> bool:
+        """Whether the plan has an axis of this name."""
+        return name in self.names
+
+    def size(self, axes: Sequence[str]) -> int:
+        """Number of coordinates of several axes together."""
+        return prod(axis.size for axis in self.axes if axis.name in axes)
+
+    def index(self, axes: Sequence[str]) -> NDArray[np.int64]:
+        """Joint coordinate of every position along several axes, the first of them the slowest."""
+        joint = np.zeros(self.n_positions, np.int64)
+        for name in axes:
+            joint = joint * self.size((name,)) + self.coords[name]
+        return joint
+
+    def split_index(self, axes: Sequence[str], joint: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Axis -> coordinate, from joint coordinates."""
+        parts = np.unravel_index(joint, [self.size((name,)) for name in axes])
+        return {name: np.asarray(part) for name, part in zip(axes, parts, strict=True)}
+
+    def at(self, position: int) -> Place:
+        """The joint coordinate of one position along any axes."""
+        coords = {name: int(c[position]) for name, c in self.coords.items()}
+        sizes = {axis.name: axis.size for axis in self.axes}
+
+        def joint(axes: Sequence[str]) -> int:
+            index = 0
+            for name in axes:
+                index = index * sizes[name] + coords[name]
+            return index
+
+        return joint
 
     def position(self, coords: Mapping[str, NDArray[np.int64]]) -> NDArray[np.int64]:
         """Position of each set of coordinates (all axes given)."""
-        return np.ravel_multi_index([coords[axis] for axis in self.axes], self.sizes)
+        return np.ravel_multi_index([coords[a.name] for a in self.axes], [a.size for a in self.axes])
 
     def groups(self, axes: Sequence[str]) -> tuple[NDArray[np.int64], tuple[int, int], tuple[int, ...]]:
-        """Positions that reduce together over `axes`: (n_groups, members), with the group's grid and absent places."""
-        if set(axes) == set(self.axes):
+        """Positions that reduce together over `axes`: (n_groups, members), with the group's grid and absent places.
+
+        Members are in the order of the grid, row by row; on the mesh its rows and columns may lie apart.
+        """
+        if self.absent:
             return np.arange(self.n_positions)[None, :], self.grid, self.absent
-        cube = np.arange(self.n_positions).reshape(self.sizes)
-        moved = [self.axes.index(axis) for axis in axes]
-        kept = [i for i in range(len(self.axes)) if i not in moved]
-        members = int(np.prod([self.sizes[i] for i in moved]))
-        table = cube.transpose(*kept, *moved).reshape(-1, members)
-        return table, ((members, 1) if tuple(axes) == ("h",) else (1, members)), ()
+        row = np.zeros(self.n_positions, np.int64)
+        col, group = row.copy(), row.copy()
+        rows = cols = 1
+        for axis in self.axes:
+            coordinate = self.coords[axis.name]
+            if axis.name in axes:
+                row, col = row * axis.rows + coordinate // axis.cols, col * axis.cols + coordinate % axis.cols
+                rows, cols = rows * axis.rows, cols * axis.cols
+            else:
+                group = group * axis.size + coordinate
+        return np.lexsort((col, row, group)).reshape(-1, rows * cols), (rows, cols), ()
 
     def describe(self) -> str:
-        """The plan in words, e.g. "spatial 5 x 5 (h over mesh rows, w over mesh columns)"."""
-        if self.kind == "spatial":
-            return f"spatial {self.sizes[0]} x {self.sizes[1]} (h over mesh rows, w over mesh columns)"
-        return f"data {self.sizes[0]} on {self.grid[0]} x {self.grid[1]} devices"
-
-
-def make_plan(spec: str | Mapping[str, Any], mesh: Mesh) -> Plan:
-    """The plan that `spec` names: "data", "spatial", {"data": 25} or {"spatial": [5, 5]}.
-
-    Raises PlanError for an unknown kind, for one that does not fit the mesh (with the equation), and for a spatial
-    plan over a dead device.
-    """
-    entries: dict[str, Any] = {spec: None} if isinstance(spec, str) else dict(spec)
-    if len(entries) != 1 or next(iter(entries)) not in ("data", "spatial"):
-        raise PlanError(f"plan {spec!r} is unknown; a plan is one of: 'data', 'spatial', {{data = N}}, "
-                        "{spatial = [ROWS, COLS]}")  # fmt: skip
-    kind, shape = next(iter(entries.items()))
-    return _spatial(shape, mesh) if kind == "spatial" else _data(shape, mesh)
-
-
-def _spatial(shape: Any, mesh: Mesh) -> Plan:
-    if shape is None:
-        shape = (mesh.rows, mesh.cols)
-    if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(_is_count(n) for n in shape):
-        raise PlanError(f"plan.spatial must be two positive integers [rows, cols], not {shape!r}")
-    rows, cols = shape
-    if rows > mesh.rows or cols > mesh.cols:
-        raise PlanError(f"plan.spatial = [{rows}, {cols}] is larger than the mesh of {mesh.rows} x {mesh.cols} devices")
-    devices = _rectangle(rows, cols, mesh)
-    dead = devices[~mesh.alive[devices]]
-    if len(dead):
-        raise PlanError(f"plan.spatial = [{rows}, {cols}] covers device {dead[0]}, which is dead")
-    return Plan("spatial", ("h", "w"), (rows, cols), tuple(devices.tolist()), (rows, cols))
-
-
-def _data(count: Any, mesh: Mesh) -> Plan:
-    alive = np.flatnonzero(mesh.alive)
-    if count is None:
-        count = len(alive)
-    if not _is_count(count):
-        raise PlanError(f"plan.data must be a positive integer, not {count!r}")
-    if count > len(alive):
-        raise PlanError(f"plan.data = {count} is larger than the mesh: {count} > {len(alive)} live devices")
-    if count == len(alive):
-        absent = tuple(np.flatnonzero(~mesh.alive).tolist())
-        return Plan("data", ("data",), (count,), tuple(alive.tolist()), (mesh.rows, mesh.cols), absent)
-    fits = [(r, count // r) for r in range(1, mesh.rows + 1) if count % r == 0 and count // r <= mesh.cols]
-    fits = [(r, c) for r, c in fits if mesh.alive[_rectangle(r, c, mesh)].all()]
-    if not fits:
-        raise PlanError(
-            f"plan.data = {count} is no rows x cols rectangle of live devices in the north-west corner of the "
-            f"{mesh.rows} x {mesh.cols} mesh"
-        )
-    rows, cols = min(fits, key=lambda fit: (abs(fit[0] - fit[1]), fit))
-    return Plan("data", ("data",), (count,), tuple(_rectangle(rows, cols, mesh).tolist()), (rows, cols))
-
-
-def _rectangle(rows: int, cols: int, mesh: Mesh) -> NDArray[np.int64]:
-    return (np.arange(rows)[:, None] * mesh.cols + np.arange(cols)[None, :]).ravel()
-
-
-def _is_count(n: Any) -> bool:
-    return isinstance(n, int) and not isinstance(n, bool) and n >= 1
+        """The plan in words, e.g. "data 6 on 2 x 3 blocks, spatial 5 x 5 (h over mesh rows, w over mesh columns)"."""
+        words = []
+        for i, axis in enumerate(self.axes):
+            unit = "devices" if i == len(self.axes) - 1 else "blocks"
+            if axis.name == "h":
+                words.append(f"spatial {axis.size} x {self.size('w')} (h over mesh rows, w over mesh columns)")
+            elif axis.name != "w":
+                words.append(f"{axis.name} {axis.size} on {axis.rows} x {axis.cols} {unit}")
+        return ", ".join(words)

@@ -48,7 +48,7 @@ def pieces(shape: tuple[int, ...], held: Layout, wanted: Layout, plan: Plan) -> 
     lo = np.zeros((n, len(shape)), np.int64)
     hi = np.tile(np.asarray(shape, np.int64), (n, 1))
     for split in wanted.splits:
-        ranges = np.asarray(split.ranges, np.int64)[plan.coords[split.axis]]
+        ranges = np.asarray(split.ranges, np.int64)[plan.index(split.axes)]
         lo[:, split.dim] = np.clip(ranges[:, 0], 0, shape[split.dim])
         hi[:, split.dim] = np.clip(ranges[:, 1], 0, shape[split.dim])
     src_coords = {axis: c.copy() for axis, c in plan.coords.items()}
@@ -59,7 +59,7 @@ def pieces(shape: tuple[int, ...], held: Layout, wanted: Layout, plan: Plan) -> 
         row, coord = _overlaps(split, lo[:, split.dim], hi[:, split.dim])
         dst, lo, hi = dst[row], lo[row], hi[row]
         src_coords = {axis: c[row] for axis, c in src_coords.items()}
-        src_coords[split.axis] = coord
+        src_coords.update(plan.split_index(split.axes, coord))
         ranges = np.asarray(split.ranges, np.int64)[coord]
         lo[:, split.dim] = np.maximum(lo[:, split.dim], ranges[:, 0])
         hi[:, split.dim] = np.minimum(hi[:, split.dim], ranges[:, 1])

@@ -87,7 +87,7 @@ def _count(source: Value, groups: int) -> int:
 def _rows(source: Value) -> tuple[Layout, tuple[str, ...]]:
     """(layout of what every sample has its own of, axes over which devices share samples)."""
     batch = tuple(s for s in source.layout.splits if s.dim == 0)
-    return Layout(batch), tuple(s.axis for s in source.layout.splits if s.dim != 0)
+    return Layout(batch), tuple(axis for s in source.layout.splits if s.dim != 0 for axis in s.axes)
 
 
 def _whole_channels(low: Lowering, source: Value) -> Value:

@@ -46,7 +46,7 @@ def output_layout(low: Lowering, source: Value, output_shape: tuple[int, ...]) -
     """Cut of a sliding operator's output: the batch as the input's, spatial dims evenly over the input's axes."""
     batch = [s for s in source.layout.splits if s.dim == 0]
     spatial = [
-        Split(s.dim, s.axis, even_ranges(output_shape[s.dim], low.plan.size(s.axis))) for s in spatial_splits(source)
+        Split(s.dim, s.axes, even_ranges(output_shape[s.dim], low.plan.size(s.axes))) for s in spatial_splits(source)
     ]
     return Layout((*batch, *spatial))
 
@@ -55,7 +55,7 @@ def window_layout(source: Value, output: Layout, sliding: Sliding) -> Layout:
     """What each device must hold of the input to make its block of the output."""
     batch = [s for s in source.layout.splits if s.dim == 0]
     spatial = [
-        Split(s.dim, s.axis, tuple(sliding.window(s.dim - 2, lo, hi) for lo, hi in s.ranges))
+        Split(s.dim, s.axes, tuple(sliding.window(s.dim - 2, lo, hi) for lo, hi in s.ranges))
         for s in output.splits
         if s.dim >= 2
     ]

@@ -51,7 +51,7 @@ def _viewed_split(split: Split, before: tuple[int, ...], after: tuple[int, ...])
         if any(offset % inner_out for offset in offsets):
             return None
         cuts = [offset // inner_out for offset in offsets]
-        return Split(dim_out, split.axis, tuple(zip(cuts[::2], cuts[1::2], strict=True)))
+        return Split(dim_out, split.axes, tuple(zip(cuts[::2], cuts[1::2], strict=True)))
     return None
 
 
@@ -127,8 +127,8 @@ def expand(low: Lowering, node: fx.Node, args: Args, _kwargs: Kwargs) -> Any:
     """Broadcast to a larger shape. Under a spatial plan, an image that grows out of one pixel is made in blocks."""
     source: Value = args[0]
     out = tuple(node.meta["val"].shape)
-    if low.plan.kind == "spatial" and source.replicated and len(out) == 4 and source.shape[-2:] == (1, 1) != out[2:]:
-        cut = [Split(d, axis, even_ranges(out[d], low.plan.size(axis))) for d, axis in ((2, "h"), (3, "w"))]
+    if low.plan.has("h") and source.replicated and len(out) == 4 and source.shape[-2:] == (1, 1) != out[2:]:
+        cut = [Split(d, (axis,), even_ranges(out[d], low.plan.size((axis,)))) for d, axis in ((2, "h"), (3, "w"))]
         output = low.value(out, source.dtype, Layout(tuple(cut)))
         return low.compute(torch.ops.aten.expand.default, (source, LocalShape(output)), [output], op_class="view")[0]
     names = string.ascii_letters[: len(out)]
