@@ -10,6 +10,7 @@ RANKS ?= 2
 CONFIG ?= configs/first_light.toml
 RESULT ?= results/$(basename $(notdir $(CONFIG))).h5
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -26,8 +27,8 @@ run: .venv/.installed ## train $(CONFIG) under MPI, then say what bounds it (RAN
 	$(BIN)/mpirun -n $(RANKS) $(BIN)/meshemu run $(CONFIG) -o $(RESULT) --overwrite
 	$(BIN)/meshemu report $(RESULT) --png $(basename $(RESULT)).png
 
-test: .venv/.installed-test ## run every test, the MPI ones with 1, 2, 3 and 4 ranks (PYTEST_ARGS=...)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: .venv/.installed-test ## run every test, the MPI ones with 1, 2, 3 and 4 ranks (WORKERS=2 PYTEST_ARGS=...)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
 
 check: .venv/.installed-test .venv/.installed-dev ## lint, types, import layers
 	$(BIN)/ruff check .

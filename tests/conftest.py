@@ -102,7 +102,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_OUTCOMES] = {}
+    config.stash[_OUTCOMES] = _Outcomes()
+    config.pluginmanager.register(config.stash[_OUTCOMES])
     if LAUNCH.rank > 0:  # only rank 0 reports; failures go to the real stderr of their rank
         reporter = config.pluginmanager.getplugin("terminalreporter")
         reporter._tw._file = open(os.devnull, "w")  # noqa: SIM115
@@ -124,19 +125,29 @@ def _mpi_arguments(item: pytest.Item) -> dict[str, Any]:
     return dict(mark.kwargs) if mark is not None else {}
 
 
-_OUTCOMES = pytest.StashKey[dict[str, dict[str, Any]]]()
+_OUTCOMES = pytest.StashKey["_Outcomes"]()
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
     report = yield
-    outcomes = item.config.stash[_OUTCOMES]
-    entry = outcomes.setdefault(item.nodeid, {"min_size": _mpi_arguments(item).get("min_size", 1), "outcome": "passed"})
-    if report.outcome != "passed":
-        entry["outcome"] = report.outcome
+    report.user_properties.append(("min_size", _mpi_arguments(item).get("min_size", 1)))
     if report.failed:
         _end_all_ranks(f"FAILED {item.nodeid} ({report.when})\n{report.longreprtext}", 1)
     return report
+
+
+class _Outcomes:
+    """How every test ended. Reports come here from pytest's worker processes too."""
+
+    def __init__(self) -> None:
+        self.of_test: dict[str, dict[str, Any]] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        min_size = dict(report.user_properties).get("min_size", 1)
+        entry = self.of_test.setdefault(report.nodeid, {"min_size": min_size, "outcome": "passed"})
+        if report.outcome != "passed":
+            entry["outcome"] = report.outcome
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
@@ -149,12 +160,12 @@ def pytest_internalerror(excrepr: Any) -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    outcomes = session.config.stash[_OUTCOMES].values()
-    if session.config.getoption("--forbid-skips") and any(entry["outcome"] == "skipped" for entry in outcomes):
+    outcomes = session.config.stash[_OUTCOMES].of_test
+    if session.config.getoption("--forbid-skips") and any(o["outcome"] == "skipped" for o in outcomes.values()):
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
     path = session.config.getoption("--outcomes")
     if path is not None and LAUNCH.rank == 0:
-        path.write_text(json.dumps(session.config.stash[_OUTCOMES]))
+        path.write_text(json.dumps(outcomes))
 
 
 def _end_all_ranks(text: str, code: int) -> None:
