@@ -24,7 +24,7 @@ def values(model: torch.nn.Module) -> torch.Tensor:
 def test_regnet_halves_the_map_at_each_stage(size: int, last: int) -> None:
     model = build_model("regnet", SMALL_REGNET)
     shapes: list[torch.Size] = []
-    model.stages.register_forward_hook(lambda module, args, out: shapes.append(out.shape))  # type: ignore[union-attr]
+    model.trunk.stages[-1].register_forward_hook(lambda module, args, out: shapes.append(out.shape))  # type: ignore[union-attr]
     assert model(torch.randn(2, 1, size, size)).shape == (2, 10)
     assert shapes == [(2, 24, last, last)]
 
@@ -41,7 +41,7 @@ def test_regnet_is_made_of_x_blocks() -> None:
 
 def test_regnet_strides_and_norm_momentum() -> None:
     model = build_model("regnet", {**SMALL_REGNET, "stem_stride": 1, "strides": [1, 2], "norm_momentum": 0.3})
-    assert model.stages(model.stem(torch.randn(1, 1, 12, 12))).shape[-2:] == (6, 6)  # type: ignore[operator]
+    assert model.trunk(torch.randn(1, 1, 12, 12))[-1].shape[-2:] == (6, 6)  # type: ignore[operator]
     assert {m.momentum for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)} == {0.3}
 
 
@@ -98,7 +98,7 @@ def test_values_depend_on_the_seed_alone(name: str, args: dict[str, Any]) -> Non
 
 
 @pytest.mark.parametrize("name, args, message", [
-    ("resnet", {}, "model 'resnet' is unknown; valid: gpt, regnet"),
+    ("vgg", {}, "model 'vgg' is unknown; valid: gpt, hydranet, occupancy, regnet, resnet50"),
     ("gpt", {"depth": 2}, "model gpt has no argument 'depth'; valid: vocab_size, context, width"),
     ("gpt", {"width": 10, "heads": 3}, "width = 10 is not a multiple of heads = 3"),
     ("gpt", {"layers": 0}, "layers = 0 must be a whole number >= 1"),
@@ -137,6 +137,15 @@ def test_a_users_model_is_built_from_its_file(tmp_path: Path, monkeypatch: pytes
     assert not torch.equal(values(model), values(load_from_file(reference, {"out": 5}, seed=2)))
     monkeypatch.chdir(tmp_path)
     assert build_model("mine.py:build", {}).weight.shape == (2, 3)  # type: ignore[union-attr]
+
+
+def test_a_users_model_may_hold_a_built_in_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from meshemu.workload.models import build_model\n"
+        f"def build():\n    return build_model('gpt', {SMALL_GPT}, seed=7)\n"
+    )
+    model = load_from_file(f"{tmp_path}/mine.py:build", {}, seed=1)
+    assert torch.equal(values(model), values(build_model("gpt", SMALL_GPT, seed=7)))
 
 
 @pytest.mark.parametrize("text, function, message", [
@@ -188,8 +197,8 @@ def test_sequences_with_as_many_tokens_as_classes_are_not_mixed_up() -> None:
 def test_the_other_losses() -> None:
     a, b = torch.randn(3, 4), torch.randn(3, 4)
     torch.testing.assert_close(LOSSES["mse"](a, b), ((a - b) ** 2).mean())
-    assert LOSSES["model"](torch.tensor([2.5]), b).shape == ()
-    assert LOSSES["model"]({"loss": torch.tensor(2.5), "logits": a}, b) == 2.5
+    assert load_loss("model")(torch.tensor([2.5]), b).shape == ()
+    assert load_loss("model")({"loss": torch.tensor(2.5), "logits": a}, b) == 2.5
 
 
 @pytest.mark.parametrize("loss, outputs, targets, message", [

@@ -1,6 +1,9 @@
 """Number formats by name, as configurations and Programs write them, and the torch dtypes behind them."""
 
+from typing import Any
+
 import torch
+from torch.utils import _pytree as pytree
 
 __all__ = ["DTYPES", "cast", "number_format"]
 
@@ -13,6 +16,6 @@ def number_format(dtype: torch.dtype) -> str:
     return names.get(dtype, str(dtype).removeprefix("torch."))
 
 
-def cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Floating-point tensors in `dtype`, others as they are."""
-    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+def cast(tensors: Any, dtype: torch.dtype) -> Any:
+    """A tensor, or a nest of tensors, with what is floating-point in `dtype` and the rest as it is."""
+    return pytree.tree_map(lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor, tensors)

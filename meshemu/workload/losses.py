@@ -1,27 +1,32 @@
 """Losses by name: functions of (outputs, targets) that give a scalar tensor.
 
 Outputs are what the model returns: a tensor, or an object with `.logits` or `.loss` as models of the transformers
-library return.
+library return. A model with several heads defines its own loss, a method `loss(outputs, targets)`. It and a user's
+function may return named terms instead of one number; the loss is then their sum.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from meshemu.errors import InputError
 from meshemu.workload.user_function import is_file_reference, load_function
 
-__all__ = ["LOSSES", "cross_entropy", "load_loss", "loss_of_model", "mse"]
+__all__ = ["LOSSES", "LossFunction", "cross_entropy", "load_loss", "loss_of_model", "mse", "total"]
+
+LossFunction = Callable[[Any, Any], Tensor]
+"""(outputs, targets) -> scalar loss; each a tensor or a nest of tensors."""
 
 
-def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
+def cross_entropy(outputs: Any, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
     """Mean cross entropy of logits against class numbers (integers) or class probabilities (floats).
 
-    Logits (N, C), (N, T, C) for sequences, or (N, C, H, W) for maps; class numbers (N), (N, T) or (N, H, W);
-    probabilities have the shape of the logits.
+    Logits (N, C), (N, T, C) for sequences, or (N, C, *S) for maps and volumes; class numbers (N), (N, T) or (N, *S);
+    probabilities have the shape of the logits. class_weights (C): how much a target of each class counts in the mean.
 
     Raises:
         InputError: the shapes do not fit.
@@ -38,7 +43,7 @@ def cross_entropy(outputs: Any, targets: Tensor) -> Tensor:
         )
     if logits.dim() == 3:
         logits, targets = logits.flatten(0, 1), targets.flatten(0, 1)
-    return functional.cross_entropy(logits, targets)
+    return functional.cross_entropy(logits, targets, class_weights)
 
 
 def mse(outputs: Any, targets: Tensor) -> Tensor:
@@ -55,39 +60,74 @@ def mse(outputs: Any, targets: Tensor) -> Tensor:
     return functional.mse_loss(values, targets)
 
 
-def loss_of_model(outputs: Any, targets: Tensor) -> Tensor:
-    """The loss that the model itself returned; the targets are not looked at.
+def loss_of_model(model: nn.Module | None, outputs: Any, targets: Any) -> Any:
+    """The loss that the model returned, as a record's `loss` or as a scalar, else its own `loss(outputs, targets)`.
 
     Raises:
-        InputError: the outputs hold no scalar loss.
+        InputError: there is neither.
     """
+    returned = _field(outputs, "loss")
+    method = getattr(model, "loss", None)
+    is_scalar = isinstance(returned, Tensor) and returned.dim() == 0
+    if callable(method) and returned is outputs and not is_scalar:
+        return method(outputs, targets)
     loss = _tensor(outputs, "loss", "model")
     if loss.numel() != 1:
-        raise InputError(f"loss model: the model must return a scalar loss, not a tensor of shape {tuple(loss.shape)}")
+        raise InputError(
+            f"loss model: the model must return a scalar loss, not a tensor of shape {tuple(loss.shape)}, or have a "
+            "method loss(outputs, targets)"
+        )
     return loss.reshape(())
 
 
-LOSSES: Mapping[str, Callable[[Any, Tensor], Tensor]] = MappingProxyType(
-    {"cross_entropy": cross_entropy, "mse": mse, "model": loss_of_model}
-)
+def total(loss: Any) -> Any:
+    """The sum of a loss's named terms, in their order; one that is no mapping is the loss already.
+
+    Raises:
+        InputError: there is no term, or one is not a scalar tensor.
+    """
+    if not isinstance(loss, Mapping):
+        return loss
+    for name, term in loss.items():
+        if not isinstance(term, Tensor) or term.numel() != 1:
+            what = f"of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
+            raise InputError(f"loss: the term '{name}' must be a scalar tensor, not {what}")
+    if not loss:
+        raise InputError("loss: there is no term to sum")
+    return sum((term.reshape(()) for term in list(loss.values())[1:]), start=next(iter(loss.values())).reshape(()))
 
 
-def load_loss(name: str) -> Callable[[Any, Tensor], Tensor]:
-    """The loss `name`: one of LOSSES, or a user's "file.py:function".
+LOSSES: Mapping[str, LossFunction] = MappingProxyType({"cross_entropy": cross_entropy, "mse": mse})
+"""The losses that look at outputs and targets alone."""
+
+
+def load_loss(name: str, model: nn.Module | None = None) -> LossFunction:
+    """The loss `name`: one of LOSSES, "model" for the own loss of `model`, or a user's "file.py:function".
 
     Raises:
         InputError: the name is unknown, or the file fails.
     """
     if is_file_reference(name):
-        return load_function(name)
+        return _summed(load_function(name))
+    if name == "model":
+        return _summed(partial(loss_of_model, model))
     if name not in LOSSES:
-        raise InputError(f"loss '{name}' is unknown; valid: {', '.join(LOSSES)}, or file.py:function")
+        raise InputError(f"loss '{name}' is unknown; valid: {', '.join(LOSSES)}, model, or file.py:function")
     return LOSSES[name]
+
+
+def _summed(loss: Callable[[Any, Any], Any]) -> LossFunction:
+    return lambda outputs, targets: total(loss(outputs, targets))
+
+
+def _field(outputs: Any, field: str) -> Any:
+    """`field` of the outputs where they are a record with one, else the outputs themselves."""
+    return outputs.get(field, outputs) if isinstance(outputs, Mapping) else getattr(outputs, field, outputs)
 
 
 def _tensor(outputs: Any, field: str, loss: str) -> Tensor:
     """The outputs themselves, or their `field` where they are a record with one."""
-    value = outputs.get(field) if isinstance(outputs, Mapping) else getattr(outputs, field, outputs)
+    value = _field(outputs, field)
     if not isinstance(value, Tensor):
         raise InputError(
             f"loss {loss}: the model returned {type(outputs).__name__}, not a tensor or a record with {field}"

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from meshemu.errors import InputError
 from meshemu.workload.arguments import check_positive
-from meshemu.workload.data.dataset import Dataset
+from meshemu.workload.data.dataset import Dataset, stored_dataset
 
 __all__ = ["digits"]
 
@@ -45,7 +45,7 @@ def digits(image_size: int = 40, interpolation: str = "bilinear") -> Dataset:
     )
     targets = torch.from_numpy(labels)
     test = torch.from_numpy(is_test)
-    return Dataset(
+    return stored_dataset(
         train_inputs=inputs[~test], train_targets=targets[~test], test_inputs=inputs[test], test_targets=targets[test],
         n_classes=10,
         description=f"1,797 handwritten digits (scikit-learn), 8x8 pixels made {image_size}x{image_size} "

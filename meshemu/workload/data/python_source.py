@@ -10,7 +10,7 @@ from torch import Tensor
 
 from meshemu.errors import InputError
 from meshemu.workload.arguments import check_positive
-from meshemu.workload.data.dataset import Dataset
+from meshemu.workload.data.dataset import Dataset, stored_dataset
 
 __all__ = ["VOCABULARY", "decode", "encode", "python_source"]
 
@@ -46,7 +46,7 @@ def python_source(context: int = 64, max_characters: int = 1_000_000, max_test_w
         )
     kept = np.linspace(0, len(test_windows) - 1, min(max_test_windows, len(test_windows))).astype(np.int64)
     test_windows = test_windows[torch.from_numpy(kept)]
-    return Dataset(
+    return stored_dataset(
         train_inputs=train_windows[:, :-1].contiguous(), train_targets=train_windows[:, 1:].contiguous(),
         test_inputs=test_windows[:, :-1].contiguous(), test_targets=test_windows[:, 1:].contiguous(),
         n_classes=len(VOCABULARY),

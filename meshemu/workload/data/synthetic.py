@@ -3,7 +3,7 @@
 import torch
 
 from meshemu.workload.arguments import check_positive
-from meshemu.workload.data.dataset import Dataset
+from meshemu.workload.data.dataset import Dataset, stored_dataset
 
 __all__ = ["random_images", "random_tokens"]
 
@@ -24,7 +24,7 @@ def random_images(
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(2 * n_samples, channels, image_size, image_size, generator=generator)
     targets = torch.randint(n_classes, (2 * n_samples,), generator=generator)
-    return Dataset(
+    return stored_dataset(
         train_inputs=inputs[:n_samples], train_targets=targets[:n_samples],
         test_inputs=inputs[n_samples:], test_targets=targets[n_samples:],
         n_classes=n_classes, description=f"random images {channels}x{image_size}x{image_size}, {n_classes} classes",
@@ -43,7 +43,7 @@ def random_tokens(context: int = 64, vocab_size: int = 96, n_samples: int = 256,
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(vocab_size, (2 * n_samples, context + 1), generator=generator)
     inputs, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-    return Dataset(
+    return stored_dataset(
         train_inputs=inputs[:n_samples], train_targets=targets[:n_samples],
         test_inputs=inputs[n_samples:], test_targets=targets[n_samples:],
         n_classes=vocab_size, description=f"random tokens, vocabulary {vocab_size}, windows of {context}",

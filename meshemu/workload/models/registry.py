@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from threading import RLock
 from types import MappingProxyType
 from typing import Any
 
@@ -11,12 +12,21 @@ from torch import nn
 from meshemu.errors import InputError
 from meshemu.workload.arguments import check_arguments
 from meshemu.workload.models.gpt import GPT
+from meshemu.workload.models.hydranet import HydraNet
+from meshemu.workload.models.occupancy import OccupancyNet
 from meshemu.workload.models.regnet import RegNet
+from meshemu.workload.models.resnet import ResNet
 from meshemu.workload.user_function import call_user_function, is_file_reference
 
 __all__ = ["MODELS", "build_model", "load_from_file"]
 
-MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType({"gpt": GPT, "regnet": RegNet})
+MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+    {"gpt": GPT, "hydranet": HydraNet, "occupancy": OccupancyNet, "regnet": RegNet, "resnet50": ResNet}
+)
+
+_SEEDING = RLock()
+"""The generator belongs to the whole process, and ranks may be threads of it. A function of a user's that is called
+under it may build a built-in model."""
 
 
 def build_model(name: str, args: Mapping[str, Any], seed: int = 0) -> nn.Module:
@@ -55,6 +65,6 @@ def load_from_file(reference: str, args: Mapping[str, Any], seed: int = 0) -> nn
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Run with torch's CPU generator at `seed`, and put its state back afterwards."""
-    with torch.random.fork_rng(devices=[]):
+    with _SEEDING, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
