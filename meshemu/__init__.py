@@ -15,13 +15,14 @@ from meshemu.version import __version__
 if TYPE_CHECKING:
     from meshemu.emulator.collective_times import collective
     from meshemu.emulator.emulation import EmulationResult, emulate
+    from meshemu.emulator.evaluating import EvaluationResult, evaluate
     from meshemu.emulator.retiming import retime
     from meshemu.emulator.running import RunResult, run
     from meshemu.emulator.timed_step import TimingOptions
     from meshemu.emulator.timing import simulate_messages, time
     from meshemu.errors import InputError, MeshemuError
     from meshemu.hardware import System
-    from meshemu.network import MessageTimes, Timing
+    from meshemu.network import MessageTimes, Router, Timing, compare_modes
     from meshemu.program.ir import Program
     from meshemu.record.compare import compare
     from meshemu.record.reader import Run
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EmulationResult",
+    "EvaluationResult",
     "InputError",
     "MeshemuError",
     "MessageTimes",
     "Program",
+    "Router",
     "Run",
     "RunResult",
     "System",
@@ -41,7 +44,9 @@ __all__ = [
     "__version__",
     "collective",
     "compare",
+    "compare_modes",
     "emulate",
+    "evaluate",
     "open",
     "retime",
     "run",
@@ -51,10 +56,12 @@ __all__ = [
 
 _HOMES = {
     "EmulationResult": ("emulator.emulation", "EmulationResult"),
+    "EvaluationResult": ("emulator.evaluating", "EvaluationResult"),
     "InputError": ("errors", "InputError"),
     "MeshemuError": ("errors", "MeshemuError"),
     "MessageTimes": ("network", "MessageTimes"),
     "Program": ("program.ir", "Program"),
+    "Router": ("network", "Router"),
     "Run": ("record.reader", "Run"),
     "RunResult": ("emulator.running", "RunResult"),
     "System": ("hardware", "System"),
@@ -62,7 +69,9 @@ _HOMES = {
     "TimingOptions": ("emulator.timed_step", "TimingOptions"),
     "collective": ("emulator.collective_times", "collective"),
     "compare": ("record.compare", "compare"),
+    "compare_modes": ("network", "compare_modes"),
     "emulate": ("emulator.emulation", "emulate"),
+    "evaluate": ("emulator.evaluating", "evaluate"),
     "open": ("record.reader", "open_run"),
     "retime": ("emulator.retiming", "retime"),
     "run": ("emulator.running", "run"),

@@ -81,7 +81,7 @@ def _run(arguments: argparse.Namespace, launch: Launch) -> int:
 
     from meshemu.emulator.running import run  # the heavy part, once the configuration is known to be good
 
-    run(config, output, execute=not arguments.no_execute, comm=_comm(launch))
+    run(config, output, execute=not arguments.no_execute, save=arguments.save, comm=_comm(launch))
     return 0
 
 
@@ -98,7 +98,7 @@ def _collectives(arguments: argparse.Namespace, launch: Launch) -> int:
     from meshemu.units import size_bytes
 
     size = size_bytes(arguments.size, key="--size")
-    table = collectives_table(arguments.system, size, comm=_comm(launch))
+    table = collectives_table(arguments.system, size, overrides=arguments.set, comm=_comm(launch))
     if launch.rank == 0:
         print(table)
     return 0
@@ -200,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     run = add("run", _run, "execute and time a training run (under mpirun, or alone on one rank)", parallel=True)
     run.add_argument("config", type=Path, metavar="CONFIG.toml")
     run.add_argument("--steps", type=int, metavar="N", help="training steps, instead of training.steps")
+    run.add_argument("--save", type=Path, metavar="FILE.pt", help="write the trained state, as torch.save does")
     run.add_argument("--no-execute", action="store_true", help="time only: no tensors, no loss")
     retime = add("retime", _retime, "time a stored run again on changed hardware or timing", parallel=True)
     retime.add_argument("file", type=Path, metavar="RUN.h5")
@@ -211,6 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     collectives = add("collectives", _collectives, "list collective algorithms with their times", parallel=True)
     collectives.add_argument("--system", default="dojo-tile", metavar="NAME", help="a preset (default: %(default)s)")
     collectives.add_argument("--size", default="1 MiB", help="size of the buffer (default: %(default)s)")
+    collectives.add_argument("--set", action="append", default=[], metavar="KEY=VALUE ...", help="change the system")
 
     report = add("report", _report, "say what bounds a run, with tables and a picture of the links")
     report.add_argument("file", type=Path, metavar="RUN.h5")

@@ -11,8 +11,6 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from meshemu.config.schema import (
-    Adam,
-    AdamW,
     Config,
     Data,
     Grid,
@@ -20,7 +18,6 @@ from meshemu.config.schema import (
     Output,
     PlanShape,
     Section,
-    Sgd,
     System,
     Timing,
     Training,
@@ -37,18 +34,15 @@ _SECTIONS: Mapping[tuple[str, ...], type[Section]] = MappingProxyType(
         ("data",): Data,
         ("plan", "<shape>"): PlanShape,
         ("training",): Training,
-        ("training", "optimizer", "sgd"): Sgd,
-        ("training", "optimizer", "adam"): Adam,
-        ("training", "optimizer", "adamw"): AdamW,
         ("timing",): Timing,
         ("output",): Output,
     }
 )
 
 
-def faults_of(error: ValidationError, document: Mapping[str, Any]) -> list[str]:
-    """Every fault that `error` found in `document`."""
-    return [_fault(details, document) for details in error.errors()]
+def faults_of(error: ValidationError) -> list[str]:
+    """Every fault that `error` names."""
+    return [_fault(details) for details in error.errors()]
 
 
 def misspelt_system_keys(overrides: Mapping[str, Any]) -> list[str]:
@@ -61,20 +55,15 @@ def misspelt_system_keys(overrides: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _fault(details: ErrorDetails, document: Mapping[str, Any]) -> str:
+def _fault(details: ErrorDetails) -> str:
     """One fault in words, with the key as the user writes it."""
     path = tuple(str(part) for part in details["loc"])
-    key = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(_without_tags(path, document)))
+    key = re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", ".".join(_without_tags(path)))
     match details["type"]:
         case "missing":
             return f"{key} is missing"
         case "extra_forbidden":
             return f"{key}: unknown key, {_suggestion(path)}"
-        case "union_tag_not_found":
-            return f"{key}.name is missing (sgd, adam, adamw)"
-        case "union_tag_invalid":
-            name = details["input"]["name"]
-            return f"{key}.name = {name!r} is not one of sgd, adam, adamw"
         case "value_error":
             message = str(details["ctx"]["error"])
             return f"{key}{message}" if message.startswith(" = ") else f"{key}: {message}"
@@ -90,11 +79,6 @@ def _suggestion(path: tuple[str, ...]) -> str:
     return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(valid)}"
 
 
-def _without_tags(path: tuple[str, ...], document: Any) -> Iterator[str]:
+def _without_tags(path: tuple[str, ...]) -> Iterator[str]:
     """The parts of `path` without the names of union members that pydantic puts between them."""
-    for index, part in enumerate(path):
-        inside = isinstance(document, dict) and part in document
-        document = document[part] if inside else None
-        if part.startswith("<") or (path[:index] == ("training", "optimizer") and not inside and len(path) > index + 1):
-            continue
-        yield part
+    return (part for part in path if not part.startswith("<"))

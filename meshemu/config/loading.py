@@ -49,7 +49,7 @@ def parse(text: str, overrides: Sequence[str] = (), *, origin: str, directory: P
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
-        faults += faults_of(error, document)
+        faults += faults_of(error)
     if faults:
         more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
         raise InputError(f"{origin}: {'; '.join(faults[:_MOST_FAULTS])}{more}")
@@ -122,3 +122,6 @@ def _resolve_user_files(document: dict[str, Any], directory: Path) -> None:
         if isinstance(table, dict) and isinstance(value, str) and FILE_FUNCTION.fullmatch(value):
             file, _, function = value.rpartition(":")
             table[key] = f"{(directory / file).resolve()}:{function}"
+    model = document.get("model")
+    if isinstance(model, dict) and isinstance(model.get("load"), str):
+        model["load"] = str((directory / model["load"]).resolve())

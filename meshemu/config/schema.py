@@ -1,5 +1,6 @@
 """What a configuration may say: sections, keys, types, defaults. Text with a unit is parsed here, once."""
 
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
@@ -11,7 +12,6 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -24,22 +24,32 @@ from meshemu.units import bandwidth_bytes_per_s, size_bytes, time_ps
 
 __all__ = [
     "FILE_FUNCTION",
-    "Adam",
-    "AdamW",
+    "OPTIMIZER_NAMES",
+    "SCHEDULE_NAMES",
     "Config",
     "Data",
     "Grid",
     "Model",
+    "Optimizer",
     "Output",
+    "ParameterGroup",
     "PlanShape",
+    "Schedule",
     "Section",
-    "Sgd",
     "System",
     "Timing",
     "Training",
 ]
 
 FILE_FUNCTION = re.compile(r".+\.py:[A-Za-z_]\w*")
+OPTIMIZER_NAMES = (
+    "sgd", "adam", "adamw", "nadam", "radam", "adamax", "adagrad", "adadelta", "rmsprop", "rprop", "asgd",
+)  # fmt: skip
+"""The optimizers of torch.optim that update each element of a parameter by itself."""
+SCHEDULE_NAMES = (
+    "constant", "linear", "cosine", "step", "multi_step", "exponential", "polynomial", "cosine_restarts", "one_cycle",
+    "cyclic",
+)  # fmt: skip
 _LOSSES = ("cross_entropy", "mse", "model")
 
 
@@ -67,6 +77,30 @@ def _loss(value: str) -> str:
     return value
 
 
+def _one_of(names: tuple[str, ...]) -> AfterValidator:
+    """A validator of names."""
+
+    def validate(value: str) -> str:
+        if value not in names:
+            raise ValueError(f" = {value!r} is not one of {', '.join(names)}")
+        return value
+
+    return AfterValidator(validate)
+
+
+def _option(value: object) -> object:
+    """A number, truth value or text as it is, a list of numbers as a tuple."""
+    if isinstance(value, bool | str) or _is_number(value):
+        return value
+    if isinstance(value, list | tuple) and value and all(_is_number(item) for item in value):
+        return tuple(value)
+    raise ValueError(f" = {value!r}: should be a finite number, true or false, text or a list of finite numbers")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
 def _plan_kind(value: object) -> str:
     return "<shape>" if isinstance(value, dict | PlanShape) else "<name>"
 
@@ -76,6 +110,7 @@ BandwidthBytesPerS = Annotated[int, _quantity(bandwidth_bytes_per_s)]
 TimePs = Annotated[int, _quantity(time_ps)]
 FileFunction = Annotated[str, AfterValidator(_file_function)]
 Loss = Annotated[str, AfterValidator(_loss)]
+Option = Annotated[Any, AfterValidator(_option)]
 Pair = Annotated[tuple[PositiveInt, PositiveInt], Field(strict=False)]
 Extent = Annotated[
     Annotated[PositiveInt, Tag("<number>")] | Annotated[Pair, Tag("<pair>")],
@@ -140,9 +175,21 @@ class _Source(Section):
 
 
 class Model(_Source):
-    """The module that is trained, and the number format of its parameters and activations."""
+    """The module that is trained, and the number format of its parameters and activations.
+
+    autocast: operators that torch.autocast knows compute in this format. load: a file of parameters and buffers to
+    start from, as torch.save writes a state dict.
+    """
 
     dtype: Literal["fp32", "fp64", "bf16"] = "fp32"
+    autocast: Literal["bf16"] | None = None
+    load: str | None = None
+
+    @model_validator(mode="after")
+    def _something_to_cast(self) -> Self:
+        if self.autocast is not None and self.dtype != "fp32":
+            raise ValueError(f"autocast = {self.autocast!r} needs dtype = 'fp32', not {self.dtype!r}")
+        return self
 
 
 class Data(_Source):
@@ -152,55 +199,81 @@ class Data(_Source):
 
 
 class PlanShape(Section):
-    """A plan as a product of axes: spatial = [rows, cols] devices per image; data, shard, tensor = a number of devices
-    or their [rows, cols].
+    """A plan as a product of axes: spatial = [rows, cols] devices per image; pipeline, data, shard, tensor = a number
+    of devices (of stages) or their [rows, cols]. zero: what "shard" cuts besides the batch. modules: glob over
+    module names -> how "tensor" cuts their weights. stages: modules at which all stages of the pipeline but the first
+    begin. order: of its passes. micro_batches: how many pass through it in a step.
     """
 
+    pipeline: Extent | None = None
     data: Extent | None = None
     shard: Extent | None = None
     tensor: Extent | None = None
     spatial: Pair | None = None
+    zero: Literal[1, 2, 3] | None = None
+    modules: dict[str, Literal["column", "row", "replicate"]] | None = None
+    stages: Annotated[tuple[str, ...], Field(strict=False)] | None = None
+    order: Literal["1f1b", "gpipe"] | None = None
+    micro_batches: PositiveInt | None = None
 
     @model_validator(mode="after")
     def _some_axis(self) -> Self:
-        if not self.model_fields_set:
-            raise ValueError("give at least one of 'data', 'shard', 'tensor' and 'spatial'")
+        if not self.model_fields_set & {"pipeline", "data", "shard", "tensor", "spatial"}:
+            raise ValueError("give at least one of 'pipeline', 'data', 'shard', 'tensor' and 'spatial'")
         return self
 
 
-class Sgd(Section):
-    """Stochastic gradient descent, as torch.optim.SGD."""
+class _Options(Section):
+    """A table whose other keys are the keyword arguments of a class of torch: numbers, true or false, text, or lists of
+    numbers. Which there are, and which values are good, is for that class to say.
+    """
 
-    name: Literal["sgd"]
-    lr: PositiveFloat
-    momentum: NonNegativeFloat = 0.0
-    weight_decay: NonNegativeFloat = 0.0
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Option]
 
-
-class Adam(Section):
-    """Adam, as torch.optim.Adam."""
-
-    name: Literal["adam"]
-    lr: PositiveFloat
-    betas: tuple[NonNegativeFloat, NonNegativeFloat] = Field(default=(0.9, 0.999), strict=False)
-    eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.0
+    @property
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments."""
+        return dict(self.__pydantic_extra__)
 
 
-class AdamW(Adam):
-    """Adam with decoupled weight decay, as torch.optim.AdamW."""
+class ParameterGroup(_Options):
+    """Options for the parameters whose name matches a glob, such as "*.bias"."""
 
-    name: Literal["adamw"]  # type: ignore[assignment]
-    weight_decay: NonNegativeFloat = 0.01
+    match: Annotated[str, Field(min_length=1)]
+
+
+class Optimizer(_Options):
+    """A class of torch.optim by its name in lower case, with its keyword arguments; of groups, the first match wins."""
+
+    name: Annotated[str, _one_of(OPTIMIZER_NAMES)]
+    groups: tuple[ParameterGroup, ...] = Field(default=(), strict=False)
+
+
+class Schedule(_Options):
+    """How the learning rate changes: a class of torch.optim.lr_scheduler by name, with its keyword arguments.
+
+    warmup_steps: steps over which the rate first rises linearly.
+    """
+
+    name: Annotated[str, _one_of(SCHEDULE_NAMES)]
+    warmup_steps: NonNegativeInt = 0
 
 
 class Training(Section):
-    """How long and how it is trained; evaluate_every: steps between evaluations on held-out data, 0 for never."""
+    """How long and how it is trained; evaluate_every: steps between evaluations on held-out data, 0 for never.
+
+    clip_norm: gradients are scaled so that their norm over all parameters is at most this. micro_batches: a step goes
+    through its batch in so many parts, and its gradients are means over them.
+    """
 
     steps: PositiveInt
     seed: NonNegativeInt = 0
     loss: Loss = "cross_entropy"
-    optimizer: Annotated[Sgd | Adam | AdamW, Field(discriminator="name")]
+    optimizer: Optimizer
+    schedule: Schedule | None = None
+    clip_norm: PositiveFloat | None = None
+    micro_batches: PositiveInt = 1
     evaluate_every: NonNegativeInt = 0
 
 
@@ -209,7 +282,7 @@ class Timing(Section):
 
     packet_bytes: SizeBytes = 4096
     routing: Literal["xy", "yx"] = "xy"
-    collective: Literal["auto", "ring", "rows_columns", "tree"] = "auto"
+    collective: Literal["auto", "ring", "rows_columns", "tree", "in_network"] = "auto"
     bucket_bytes: SizeBytes = 25_000_000
     timeline_bins: PositiveInt = 64
 
@@ -222,15 +295,20 @@ class Output(Section):
 
 
 class Config(Section):
-    """Everything that a run needs to know. Paths of users' files are absolute."""
+    """Everything that a run needs to know. Paths of users' files are absolute.
+
+    strict: an operator without a sharding rule for the plan is refused, where otherwise its inputs are gathered.
+    """
 
     system: System = System(preset="dojo-tile")
     model: Model
     data: Data
     plan: Annotated[
-        Annotated[Literal["spatial", "data", "shard", "tensor"], Tag("<name>")] | Annotated[PlanShape, Tag("<shape>")],
+        Annotated[Literal["spatial", "data", "shard", "tensor", "pipeline", "auto"], Tag("<name>")]
+        | Annotated[PlanShape, Tag("<shape>")],
         Discriminator(_plan_kind),
     ]
     training: Training
     timing: Timing = Timing()
     output: Output = Output()
+    strict: bool = False

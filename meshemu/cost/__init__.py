@@ -2,6 +2,7 @@
 
 from meshemu.cost.assumptions import Assumption, assumptions
 from meshemu.cost.duration import combine_cost, durations_ps
+from meshemu.cost.updates import Update
 from meshemu.cost.work import TensorSpec, Work, op_work
 
-__all__ = ["Assumption", "TensorSpec", "Work", "assumptions", "combine_cost", "durations_ps", "op_work"]
+__all__ = ["Assumption", "TensorSpec", "Update", "Work", "assumptions", "combine_cost", "durations_ps", "op_work"]

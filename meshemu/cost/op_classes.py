@@ -40,14 +40,15 @@ ATTENTION = frozenset(
 )
 
 MATRIX = ATTENTION | {
-    "mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward",
+    "mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "addmv", "dot", "convolution", "convolution_backward",
 }
 """Op classes that run on the matrix unit."""
 
 VIEWS = frozenset({
     "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "flatten", "getitem",
     "lift_fresh", "movedim", "narrow", "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze",
-    "swapaxes", "t", "transpose", "unbind", "unfold", "unsqueeze", "view",
+    "swapaxes", "t", "transpose", "unbind", "unfold", "unsafe_split",
+    "unsafe_split_with_sizes", "unsqueeze", "view",
 })  # fmt: skip
 """Op classes that only rename what is in memory: no work."""
 
@@ -55,10 +56,14 @@ ALLOCATIONS = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided
 """Op classes that reserve memory and write nothing: no work."""
 
 MOVEMENTS = frozenset({
-    "_to_copy", "arange", "cat", "clone", "constant_pad_nd", "contiguous", "copy", "eye", "fill", "flip", "full",
-    "full_like", "gather", "index", "index_put", "index_select", "lift_fresh_copy", "linspace", "masked_fill",
-    "new_full", "new_ones", "new_zeros", "ones", "ones_like", "pixel_shuffle", "reflection_pad2d", "repeat",
-    "replication_pad2d", "roll", "scalar_tensor", "scatter", "select_backward", "slice_backward", "slice_scatter",
+    "_to_copy", "_upsample_nearest_exact1d", "_upsample_nearest_exact2d", "_upsample_nearest_exact3d", "arange",
+    "as_strided_scatter", "cat", "channel_shuffle", "clone", "constant_pad_nd", "contiguous", "copy",
+    "diagonal_backward", "eye",
+    "fill", "flip", "full", "full_like", "gather", "im2col", "index", "index_copy", "index_fill", "index_put",
+    "index_select", "lift_fresh_copy", "linspace", "masked_fill", "max_unpool2d", "max_unpool3d", "new_full",
+    "new_ones", "new_zeros", "ones", "ones_like", "pixel_shuffle", "pixel_unshuffle", "reflection_pad1d",
+    "reflection_pad2d", "reflection_pad3d", "repeat", "replication_pad1d", "replication_pad2d", "replication_pad3d",
+    "roll", "scalar_tensor", "scatter", "select_backward", "select_scatter", "slice_backward", "slice_scatter",
     "stack", "tril", "triu", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d", "where", "zero", "zeros",
     "zeros_like",
 })  # fmt: skip
@@ -67,13 +72,17 @@ MOVEMENTS = frozenset({
 PER_INPUT_ELEMENT: Mapping[str, int] = MappingProxyType({
     # Reductions: one addition or comparison per element; second moments subtract, square and add twice.
     **dict.fromkeys(
-        ("sum", "mean", "prod", "amax", "amin", "max", "min", "any", "all", "argmax", "argmin", "cumsum", "cumprod"), 1
+        ("sum", "mean", "prod", "amax", "amin", "max", "min", "any", "all", "argmax", "argmin", "cumsum", "cumprod",
+         "cummax", "cummin", "aminmax", "col2im", "unfold_backward"), 1
     ),
+    "softmax_backward_sums": 2,
+    "logcumsumexp": 2 * _EXP + 3, "norm": 2, "_weight_norm_interface": 3, "_weight_norm_interface_backward": 6,
     **dict.fromkeys(("var", "std", "var_mean", "std_mean", "batch_norm_statistics"), 4),
     "linalg_vector_norm": 2, "logsumexp": 3 + _EXP,
     "adaptive_avg_pool2d": 1, "_adaptive_avg_pool2d": 1, "adaptive_max_pool2d": 1,
-    **dict.fromkeys(("upsample_nearest1d_backward", "upsample_nearest2d_backward", "upsample_nearest3d_backward"), 1),
-    **dict.fromkeys(("reflection_pad2d_backward", "replication_pad2d_backward"), 1),
+    "_adaptive_avg_pool3d": 1, "adaptive_max_pool3d": 1,
+    **{f"{kind}{n}d_backward": 1 for kind in ("upsample_nearest", "_upsample_nearest_exact", "reflection_pad",
+                                              "replication_pad") for n in (1, 2, 3)},
     "mse_loss": 3, "smooth_l1_loss": 5, "huber_loss": 5, "soft_margin_loss": 2 * _EXP + 2,
     "binary_cross_entropy": 2 * _EXP + 4, "binary_cross_entropy_with_logits": 2 * _EXP + 6,
     # Softmax: maximum, subtract, exponential, sum, then scale (or subtract the logarithm of the sum).
@@ -109,25 +118,58 @@ PER_OUTPUT_ELEMENT: Mapping[str, int] = MappingProxyType({
     "addcmul": 3, "lerp": 3, "clamp": 2, "leaky_relu": 2, "leaky_relu_backward": 2, "mse_loss_backward": 2,
     "smooth_l1_loss_backward": 4, "huber_loss_backward": 4, "soft_margin_loss_backward": _EXP + _DIVIDE + 2,
     "binary_cross_entropy_backward": _DIVIDE + 4, "native_dropout": 2,
-    "bernoulli": 10, "rand": 10, "rand_like": 10, "randn": 10 + 2 * _EXP,
+    # Random numbers: a hash; normal ones a logarithm, a root and a cosine more.
+    **dict.fromkeys(("bernoulli", "rand", "rand_like", "randint", "randint_like", "randperm", "uniform"), 10),
+    **dict.fromkeys(("randn", "randn_like", "normal", "normal_functional"), 20 + 2 * _EXP + _ROOT),
+    **dict.fromkeys(("exponential", "geometric"), 10 + _EXP + _DIVIDE), "cauchy": 12 + 2 * _EXP + _DIVIDE,
+    "log_normal": 20 + 3 * _EXP + _ROOT, "rrelu_with_noise_functional": 13, "rrelu_with_noise_backward": 2,
+    "addr": 4, "glu": _SIGMOID + 1, "glu_backward": _SIGMOID + 3, "_prelu_kernel": 2, "_prelu_kernel_backward": 3,
+    "log_sigmoid_forward": 2 * _EXP + 2, "log_sigmoid_backward": _DIVIDE + 4, "mish_backward": 2 * (_EXP + _TANH),
+    "hardswish_backward": 4, "hardsigmoid_backward": 3, "hardshrink_backward": 2, "softshrink_backward": 2,
+    "adaptive_max_pool3d_backward": 1, "_adaptive_avg_pool3d_backward": 1,
+    **{f"grid_sampler_{n}d{end}": (2 if end else 1) * 2**n * (n + 2) for n in (2, 3) for end in ("", "_backward")},
     # Interpolation: weights and sums over the 2, 4, 8 or 16 neighbours.
     **{f"upsample_{kind}{end}": flops for end in ("", "_backward")
        for kind, flops in (("linear1d", 5), ("bilinear2d", 11), ("trilinear3d", 23), ("bicubic2d", 43))},
+    **{f"_upsample_{kind}2d_aa{end}": 2 * flops for end in ("", "_backward")
+       for kind, flops in (("bilinear", 11), ("bicubic", 43))},  # wider windows when they shrink an image
     # Combinations in collectives, per element of the device's own buffer.
-    "reduce_sum": 1,
+    "reduce_sum": 1, "reduce_product": 1, "reduce_max": 1, "reduce_min": 1, "halo_add": 1,
+    "reduce_log_sums": _EXP + 2,  # (maximum, scaled sum): two exponentials for two numbers
     "reduce_moments": 5,  # (count, mean, squared deviations) merged by Chan et al., 1979: 13 flops for three numbers
 })  # fmt: skip
 """Flops per element of the first output, where it is not one."""
 
+_MOMENT = 3  # a moving average: lerp
+_SQUARES = 1 + 3  # a moving average of squares: mul, addcmul
+_STEP = _DIVIDE + 2  # parameter += rate * numerator / denominator
+_ADAM = _MOMENT + _SQUARES + _ROOT + 2 + _STEP  # bias correction and epsilon: 2
+_RMSPROP = _SQUARES + _ROOT + 1 + _STEP
+
 OPTIMIZERS: Mapping[str, tuple[int, int, int]] = MappingProxyType({
-    "sgd": (2, 2, 0),
-    "sgd_momentum": (4, 2, 1),
-    # Moments 3 + 4, square root, bias corrections and epsilon, divide, step; decay is added to the gradient (adam) or
-    # scales the parameter (adamw).
-    "adam": (3 + 4 + _ROOT + 3 + _DIVIDE + 2, 2, 2),
-    "adamw": (3 + 4 + _ROOT + 3 + _DIVIDE + 2, 1, 2),
+    "sgd": (2, 2, 0), "sgd_momentum": (4, 2, 1), "sgd_nesterov": (6, 2, 1),
+    "adam": (_ADAM, 2, 2), "adam_amsgrad": (_ADAM + 1, 2, 3),
+    "adamw": (_ADAM, 1, 2), "adamw_amsgrad": (_ADAM + 1, 1, 3),
+    # Nesterov's momentum steps twice, along the gradient and along its average.
+    "nadam": (_ADAM + _STEP, 2, 2), "nadamw": (_ADAM + _STEP, 1, 2),
+    # Rectification: average / correction * rate * (scale / (root + epsilon)) * rectification, then one addition.
+    "radam": (_MOMENT + _SQUARES + 2 + _ROOT + 1 + _DIVIDE + 4, 2, 2),
+    "radamw": (_MOMENT + _SQUARES + 2 + _ROOT + 1 + _DIVIDE + 4, 1, 2),
+    "adamax": (_MOMENT + 4 + _STEP, 2, 2),  # scaled norm, magnitude, epsilon, maximum: 4
+    "adagrad": (3 + _ROOT + 1 + _STEP, 2, 1),
+    "adadelta": (2 * _SQUARES + 2 * (1 + _ROOT) + _DIVIDE + 1 + 2, 2, 2),
+    "rmsprop": (_RMSPROP, 2, 1), "rmsprop_momentum": (_RMSPROP + 3, 2, 2),
+    "rmsprop_centered": (_RMSPROP + _MOMENT + 3, 2, 2),
+    "rmsprop_centered_momentum": (_RMSPROP + _MOMENT + 3 + 3, 2, 3),
+    # Sign of the product, three comparisons with their choices, a bounded step, the gradient cleared, the step.
+    "rprop": (2 + 6 + 1 + 2 + 2 + 1 + 3, 0, 2),
+    "asgd": (1 + 2 + 3, 2, 1),  # shrink, step, and a running average of the parameter
 })  # fmt: skip
-"""Optimizer step -> (flops per parameter, flops more where there is weight decay, state tensors)."""
+"""Optimizer step -> (flops per parameter, flops more where there is weight decay, state tensors of its shape).
+
+Counts follow the operators that torch.optim applies to each tensor; a division by a number is a multiplication by its
+reciprocal. Decay is added to the gradient (2), or scales the parameter in the variants with decoupled decay (1).
+"""
 
 POOLINGS = frozenset(
     f"{kind}{end}"
@@ -137,8 +179,9 @@ POOLINGS = frozenset(
 """Op classes that walk windows of `kernel_size`."""
 
 _BY_FORMULA = POOLINGS | frozenset({
-    "argsort", "embedding", "embedding_dense_backward", "nll_loss2d_backward", "nll_loss2d_forward",
-    "nll_loss_backward", "nll_loss_forward", "sort", "topk",
+    "argsort", "clip_scale", "embedding", "embedding_dense_backward", "nll_loss2d_backward", "nll_loss2d_forward",
+    "nll_loss_backward", "nll_loss_forward", "sort", "square_sum", "topk", "kthvalue", "median", "mode", "nanmedian",
+    "scatter_add", "scatter_reduce", "index_add", "_cdist_forward", "_cdist_backward",
 })  # fmt: skip
 
 _ONE_PER_OUTPUT = frozenset({

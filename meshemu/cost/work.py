@@ -164,6 +164,18 @@ def _scatter_add(name: str, inputs: Specs, outputs: Specs, attributes: Attribute
     return _with_bytes(inputs[0].n_elements, inputs, outputs)
 
 
+def _scatter_source(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
+    """One addition or comparison per element of what is scattered, the last input; the rest is copied."""
+    return _with_bytes(inputs[-1].n_elements, inputs, outputs)
+
+
+def _distances(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
+    """Subtract, square and add per coordinate of every pair of points; backward a division more."""
+    backward = name.endswith("_backward")
+    points, others = inputs[1:3] if backward else inputs[:2]
+    return _with_bytes((5 if backward else 3) * points.n_elements * others.shape[-2], inputs, outputs)
+
+
 def _gather(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """Elements are copied: of the source, only those are read that are asked for."""
     indices = sum(spec.size_bytes for spec in inputs[1:])
@@ -206,13 +218,23 @@ def _optimizer(name: str, inputs: Specs, outputs: Specs, attributes: Attributes)
     return _with_bytes(per_parameter * outputs[0].n_elements, inputs, outputs)
 
 
+def _square_sum(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
+    """Every element of every input is squared and added."""
+    return _with_bytes(2 * sum(spec.n_elements for spec in inputs), inputs, outputs)
+
+
+def _clip_scale(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
+    """Every element of every output is multiplied by the coefficient."""
+    return _with_bytes(sum(spec.n_elements for spec in outputs), inputs, outputs)
+
+
 def _with_bytes(flops: int, read: Specs, written: Specs) -> Work:
     """`flops`, with every block of `read` read once and every one of `written` written once."""
     return Work(flops, sum(spec.size_bytes for spec in read), sum(spec.size_bytes for spec in written))
 
 
 _FORMULAS: Mapping[str, Callable[[str, Specs, Specs, Attributes], Work]] = MappingProxyType({
-    **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm", "mv", "addmv", "dot"), _matrix_product),
+    **dict.fromkeys(("mm", "bmm", "addmm", "addbmm", "baddbmm", "mv", "addmv", "dot"), _matrix_product),
     **dict.fromkeys(ATTENTION, _attention),
     "convolution": _convolution, "convolution_backward": _convolution_backward,
     **dict.fromkeys(POOLINGS, _pooling),
@@ -220,6 +242,9 @@ _FORMULAS: Mapping[str, Callable[[str, Specs, Specs, Attributes], Work]] = Mappi
     "index": _gather, "index_select": _gather, "gather": _gather,
     "nll_loss_forward": _nll_loss, "nll_loss2d_forward": _nll_loss,
     "nll_loss_backward": _nll_loss_backward, "nll_loss2d_backward": _nll_loss_backward,
-    "pow": _pow, "argsort": _sort, "sort": _sort, "topk": _sort,
+    "pow": _pow, **dict.fromkeys(("argsort", "sort", "topk", "kthvalue", "median", "mode", "nanmedian"), _sort),
+    **dict.fromkeys(("scatter_add", "scatter_reduce", "index_add"), _scatter_source),
+    "_cdist_forward": _distances, "_cdist_backward": _distances,
     **dict.fromkeys(OPTIMIZERS, _optimizer),
+    "square_sum": _square_sum, "clip_scale": _clip_scale,
 })  # fmt: skip

@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from meshemu.config import toml_text
+from meshemu.emulator.batches import batch_function, loss_of
 from meshemu.emulator.prepare import PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
 from meshemu.emulator.timed_step import TimingOptions
-from meshemu.emulator.training_loop import train
+from meshemu.emulator.training_loop import History, train
 from meshemu.errors import InputError
 from meshemu.execute.determinism import make_deterministic
 from meshemu.execute.optimizer import Optimizer, bind_optimizer
-from meshemu.execute.training import Module, Tensor, Trainer
+from meshemu.execute.precision import checked_autocast
+from meshemu.execute.schedule import Scheduler, bind_schedule
+from meshemu.execute.state import state_of
+from meshemu.execute.training import DType, Module, Tensor, Trainer
 from meshemu.hardware import System
 from meshemu.network import Timing
 from meshemu.program.ir import Program
@@ -24,14 +28,41 @@ __all__ = ["EmulationResult", "emulate"]
 
 @dataclass(frozen=True, eq=False)
 class EmulationResult:
-    """losses of the steps; gradients of the last one by parameter name; the timed step; the file, if one was asked
-    for. The module itself holds the trained parameters.
+    """What the steps left behind, the timed step, and the file, if one was asked for. The module itself holds the
+    trained parameters.
     """
 
-    losses: list[float]
-    gradients: dict[str, Tensor]
+    history: History
     prepared: PreparedStep
     path: Path | None
+    model: Module
+    optimizer: Optimizer | None
+    schedule: Scheduler | None
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss of every step (NaN if it was not executed)."""
+        return self.history.losses
+
+    @property
+    def losses_by_name(self) -> dict[str, list[float]]:
+        """Every step's losses whose sum is the loss; empty if there is but one."""
+        return self.history.losses_by_name
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """Gradients of the last step by parameter name, clipped if they were."""
+        return self.history.gradients
+
+    @property
+    def gradient_norms(self) -> list[float]:
+        """Norm of every step's gradients over all parameters, before clipping; empty without clip_norm."""
+        return self.history.gradient_norms
+
+    @property
+    def learning_rates(self) -> list[tuple[float, ...]]:
+        """Every step's learning rate, one for each parameter group."""
+        return self.history.learning_rates
 
     @property
     def timing(self) -> Timing:
@@ -48,17 +79,26 @@ class EmulationResult:
         """Virtual time of one step."""
         return self.prepared.timed.timing.end_ps
 
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of the state dicts of "model", "optimizer" and "schedule", as far as there are; for torch.save."""
+        return state_of(self.model, self.optimizer, self.schedule)
+
 
 def emulate(
     model: Module,
     batch: Any,
-    loss_fn: Callable[..., Tensor] | None = None,
+    loss_fn: Callable[..., Any] | None = None,
     *,
     optimizer: Optimizer | Callable[[Any], Optimizer] | None = None,
+    schedule: str | Mapping[str, Any] | Scheduler | Callable[[Optimizer], Scheduler] | None = None,
+    clip_norm: float | None = None,
+    autocast: DType | None = None,
     system: System,
     plan: str | Mapping[str, Any] = "data",
     steps: int = 1,
     seed: int = 0,
+    micro_batches: int = 1,
+    strict: bool = False,
     execute: bool = True,
     options: TimingOptions | None = None,
     output: str | Path | None = None,
@@ -69,37 +109,53 @@ def emulate(
 
     batch: the global batch, or a function step -> batch. A batch is (inputs, targets), where inputs are one tensor, a
     tuple of positional or a dict of keyword arguments, and the loss is loss_fn(model(inputs), targets); or a dict of
-    keyword arguments, where it is loss_fn(outputs, batch), or without loss_fn the model's own `loss`.
+    keyword arguments, where it is loss_fn(outputs, batch), or without loss_fn the model's own `loss`. A loss is a
+    scalar tensor, or a dict or tuple of them that are summed.
     optimizer: a torch.optim optimizer over the model's parameters, a function of parameters that makes one, or None to
-    leave the parameters as they are. plan: as in the [plan] key of a configuration. execute: False only times.
-    output: a results file. comm: an mpi4py communicator (default: one rank).
+    leave the parameters as they are. schedule: of its learning rate, a torch.optim.lr_scheduler, a function of the
+    optimizer that makes one, or a name or table as in [training.schedule]. clip_norm: gradients are scaled so that
+    their norm over all parameters is at most this. autocast: forward and loss run under torch.autocast with this dtype.
+    plan: as in the [plan] key of a configuration. micro_batches: a step goes through its batch in so many parts, and
+    its gradients are means over them. strict: an operator without a sharding rule for the plan is refused, where
+    otherwise its inputs are gathered. execute: False only times. output: a results file. comm: an mpi4py communicator
+    (default: one rank).
 
     Parameters and buffers of `model` are updated in place. Raises InputError before the first step for anything that
     does not fit.
     """
     if steps < 1:
         raise InputError(f"steps = {steps}: must be at least 1")
+    if clip_norm is not None and not (isinstance(clip_norm, int | float) and clip_norm > 0):
+        raise InputError(f"clip_norm = {clip_norm!r}: must be a number above 0")
     ranks = as_comm(comm)
     make_deterministic()
-    batch_of = batch if callable(batch) else lambda _step: batch
+    batch_of = batch_function(batch)
     update = None if optimizer is None else bind_optimizer(model, optimizer)
+    rates = None if schedule is None else bind_schedule(update, schedule, steps)
     prepared = prepare(
         model,
         batch_of(0),
-        lambda call, item: _loss(call, item, loss_fn),
+        lambda call, item: loss_of(call, item, loss_fn),
         system=system,
         plan=plan,
         optimizer=update,
         options=options or TimingOptions(),
         comm=ranks,
+        micro_batches=micro_batches,
+        strict=strict,
+        clip_norm=clip_norm,
+        autocast_dtype=checked_autocast(model, autocast),
     )
     recorder = None
     if output is not None:
-        training = {"steps": steps, "seed": seed}
+        training = {"steps": steps, "seed": seed} | ({} if clip_norm is None else {"clip_norm": clip_norm})
         timing = asdict(options or TimingOptions())
         text = toml_text({"plan": prepared.plan.describe(), "training": training, "timing": timing})
-        recorder = Recorder.open(output, prepared.timed, ranks, config_text=text, n_steps=steps, overwrite=overwrite)
-    trainer = Trainer(model, update, prepared.executor(ranks), seed) if execute else None
+        recorder = Recorder.open(
+            output, prepared.timed, ranks, config_text=text, n_steps=steps, overwrite=overwrite,
+            remarks=prepared.remarks,
+        )
+    trainer = Trainer(model, update, prepared.executor(ranks), seed, rates) if execute else None
     try:
         history = train(
             trainer, steps, batch_of, recorder=recorder, evaluate=lambda _step: None, progress=lambda _l, _a: None
@@ -110,24 +166,4 @@ def emulate(
         raise
     if recorder is not None:
         recorder.finish({})
-    return EmulationResult(
-        history.losses, history.gradients, prepared, None if output is None else Path(output)
-    )
-
-
-def _loss(call: Callable[..., Any], batch: Any, loss_fn: Callable[..., Tensor] | None) -> Tensor:
-    if isinstance(batch, Mapping):
-        outputs = call(**batch)
-        return loss_fn(outputs, batch) if loss_fn is not None else outputs["loss"]
-    if not isinstance(batch, tuple | list) or len(batch) != 2:
-        raise InputError("batch must be (inputs, targets) or a dict of keyword arguments of the model")
-    inputs, targets = batch
-    if isinstance(inputs, Mapping):
-        outputs = call(**inputs)
-    elif isinstance(inputs, tuple | list):
-        outputs = call(*inputs)
-    else:
-        outputs = call(inputs)
-    if loss_fn is None:
-        raise InputError("loss_fn is needed for a batch of (inputs, targets)")
-    return loss_fn(outputs, targets)
+    return EmulationResult(history, prepared, None if output is None else Path(output), model, update, rates)

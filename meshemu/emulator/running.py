@@ -9,18 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from meshemu.comm import Comm
 from meshemu.config import Config, load, to_toml
 from meshemu.emulator.prepare import PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
+from meshemu.emulator.root import on_root
 from meshemu.emulator.timed_step import TimingOptions
-from meshemu.emulator.training_loop import train
+from meshemu.emulator.training_loop import History, train
+from meshemu.errors import InputError
 from meshemu.execute.determinism import make_deterministic
 from meshemu.execute.evaluation import accuracy
 from meshemu.execute.optimizer import make_optimizer
-from meshemu.execute.training import Module, Trainer
+from meshemu.execute.schedule import make_schedule
+from meshemu.execute.state import check_writable, load_model, save_state, state_of
+from meshemu.execute.training import DType, Module, Trainer
 from meshemu.hardware import System
 from meshemu.runtime.mpi import as_comm
 from meshemu.workload import data as workload_data
@@ -34,14 +39,21 @@ __all__ = ["RunResult", "run", "system_of"]
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """path of the results file; losses per step (NaN if not executed); accuracies: step -> held-out accuracy;
-    prepared: the partitioned and timed step.
-    """
+    """path of the results file; history: what the steps left behind; prepared: the partitioned and timed step."""
 
     path: Path
-    losses: list[float]
-    accuracies: dict[int, float]
+    history: History
     prepared: PreparedStep
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss of every step (NaN if it was not executed)."""
+        return self.history.losses
+
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Step -> held-out accuracy after it."""
+        return self.history.accuracies
 
     @property
     def time_ps(self) -> int:
@@ -54,24 +66,31 @@ def run(
     output: str | Path | None = None,
     *,
     execute: bool = True,
+    save: str | Path | None = None,
     comm: Any = None,
 ) -> RunResult:
     """Run a configuration (a Config, or the path of a TOML file) and write its results to `output`.
 
-    execute: False only times the step, without running the maths. comm: an mpi4py communicator (default: one rank).
-    Raises InputError for anything wrong with the configuration, before the first step.
+    execute: False only times the step, without running the maths. save: a file for the state dicts of "model",
+    "optimizer" and "schedule" after the last step, as torch.save writes them. comm: an mpi4py communicator (default:
+    one rank). Raises InputError for anything wrong with the configuration, before the first step.
     """
     ranks = as_comm(comm)
     source = Path(config) if isinstance(config, str | Path) else None
     settings = config if isinstance(config, Config) else load(config)
     path = Path(output or settings.output.path or f"{source.stem if source else 'run'}.h5")
+    if save is not None:
+        _check_save(Path(save), execute, settings.output.overwrite, ranks)
     make_deterministic()
     started = time.perf_counter()
     system = system_of(settings)
     model, dataset = _workload(settings)
     training = settings.training
     optimizer = make_optimizer(model, training.optimizer.model_dump())
-    loss_function = load_loss(training.loss)
+    schedule = None
+    if training.schedule is not None:
+        schedule = make_schedule(optimizer, training.schedule.model_dump(), training.steps)
+    loss_function = load_loss(training.loss, model)
     dtype = DTYPES[settings.model.dtype]
 
     def batch_of(step: int) -> tuple[Any, Any]:
@@ -80,15 +99,21 @@ def run(
 
     prepared = prepare(
         model,
-        batch_of(0),
+        cast(workload_data.empty_batch(dataset, settings.data.batch_size), dtype),
         lambda call, batch: loss_function(call(batch[0]), batch[1]),
         system=system,
         plan=settings.plan if isinstance(settings.plan, str) else settings.plan.model_dump(exclude_none=True),
         optimizer=optimizer,
         options=TimingOptions(**settings.timing.model_dump()),
         comm=ranks,
+        clip_norm=training.clip_norm,
+        micro_batches=training.micro_batches,
+        strict=settings.strict,
+        autocast_dtype=_autocast_dtype(settings),
     )
     prepared_at = time.perf_counter()
+    if ranks.rank == 0 and (prepared.reason or prepared.gathered):
+        print("\n".join(f"meshemu: {remark}" for remark in prepared.remarks), file=sys.stderr)
     recorder = Recorder.open(
         path,
         prepared.timed,
@@ -96,9 +121,10 @@ def run(
         config_text=to_toml(settings),
         n_steps=training.steps,
         overwrite=settings.output.overwrite,
+        remarks=prepared.remarks,
     )
     try:
-        trainer = Trainer(model, optimizer, prepared.executor(ranks), training.seed) if execute else None
+        trainer = Trainer(model, optimizer, prepared.executor(ranks), training.seed, schedule) if execute else None
         with _progress_bar(training.steps, ranks) as progress:
             history = train(
                 trainer,
@@ -112,7 +138,10 @@ def run(
         recorder.abandon()
         raise
     recorder.finish({"prepare": prepared_at - started, "steps": time.perf_counter() - prepared_at})
-    return RunResult(path, history.losses, history.accuracies, prepared)
+    if save is not None:
+        file = Path(save)
+        on_root(ranks, lambda: save_state(file, state_of(model, optimizer, schedule)))
+    return RunResult(path, history, prepared)
 
 
 def system_of(settings: Config) -> System:
@@ -126,6 +155,17 @@ def system_of(settings: Config) -> System:
     return system.override(section.overrides) if section.overrides else system
 
 
+def _check_save(path: Path, execute: bool, overwrite: bool, comm: Comm) -> None:
+    """Refuse at the start what could not be saved at the end."""
+    if not execute:
+        raise InputError(f"save = {path}: nothing is trained without execution")
+    on_root(comm, partial(check_writable, path, overwrite))
+
+
+def _autocast_dtype(settings: Config) -> DType | None:
+    return None if settings.model.autocast is None else DTYPES[settings.model.autocast]
+
+
 def _workload(settings: Config) -> tuple[Module, Dataset]:
     section, data = settings.model, settings.data
     if section.build is not None:
@@ -136,7 +176,10 @@ def _workload(settings: Config) -> tuple[Module, Dataset]:
         dataset = workload_data.load_from_file(data.build, data.args)
     else:
         dataset = workload_data.load_dataset(data.name or "", data.args)
-    return model.to(DTYPES[section.dtype]).train(), dataset
+    model = model.to(DTYPES[section.dtype]).train()
+    if section.load is not None:
+        load_model(model, Path(section.load))
+    return model, dataset
 
 
 def _evaluation(model: Module, dataset: Dataset, settings: Config, comm: Comm, step: int) -> float | None:
@@ -148,7 +191,8 @@ def _evaluation(model: Module, dataset: Dataset, settings: Config, comm: Comm, s
         return None
     share = None
     if comm.rank == 0:
-        share = accuracy(model, dataset.test_inputs, dataset.test_targets, DTYPES[settings.model.dtype])
+        inputs, targets = dataset.test.take(np.arange(len(dataset.test)))
+        share = accuracy(model, inputs, targets, DTYPES[settings.model.dtype], _autocast_dtype(settings))
     return float(comm.broadcast(share))
 
 

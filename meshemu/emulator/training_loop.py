@@ -15,11 +15,26 @@ NOT_EVALUATED = float("nan")
 
 @dataclass
 class History:
-    """What the steps left behind, the same on every rank."""
+    """What the steps left behind, the same on every rank; one item per step, except that accuracies are by step and
+    gradients are those of the last.
+    """
 
     losses: list[float] = field(default_factory=list)
+    losses_by_name: dict[str, list[float]] = field(default_factory=dict)
+    gradient_norms: list[float] = field(default_factory=list)
+    learning_rates: list[tuple[float, ...]] = field(default_factory=list)
     accuracies: dict[int, float] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, outcome: StepOutcome) -> None:
+        """Append one step."""
+        self.losses.append(outcome.loss)
+        for name, loss in outcome.losses.items():
+            self.losses_by_name.setdefault(name, []).append(loss)
+        if outcome.gradient_norm is not None:
+            self.gradient_norms.append(outcome.gradient_norm)
+        self.learning_rates.append(outcome.learning_rates)
+        self.gradients = dict(outcome.gradients)
 
 
 def train(
@@ -42,11 +57,9 @@ def train(
             StepOutcome(NOT_EVALUATED, "", {}) if trainer is None else trainer.step(batch_of(step), step)
         )
         accuracy = None if trainer is None else evaluate(step)
-        history.losses.append(outcome.loss)
+        history.add(outcome)
         if accuracy is not None:
             history.accuracies[step] = accuracy
-        if step == n_steps - 1:
-            history.gradients = dict(outcome.gradients)
         if recorder is not None:
             recorder.step(
                 loss=outcome.loss,

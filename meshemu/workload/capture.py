@@ -1,11 +1,11 @@
-"""Capture one training step of any nn.Module as a flat graph, by shapes only.
+"""Capture one step of any nn.Module, of training or of evaluation, as a flat graph, by shapes only.
 
 Two passes of make_fx under fake tensors: the first traces forward, loss and autograd; the second removes in-place
 updates by functionalisation. No tensor of the model is computed or copied.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from typing import Any
 
@@ -18,27 +18,44 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils import _pytree as pytree
 
 from meshemu.errors import CaptureError, MeshemuError
-from meshemu.workload.graph import Graph, GraphInput, Role, module_of
+from meshemu.workload.graph import Graph, GraphInput, Role, module_of, updated_by
+from meshemu.workload.origins import number_backward, origins_of
+from meshemu.workload.outputs import named_losses, named_metrics
 
-__all__ = ["StepFunction", "capture"]
+__all__ = ["StepFunction", "autocast", "capture"]
 
 _TRACING = Lock()
 """Tracing patches torch for the whole process, and ranks may be threads of it."""
 
-StepFunction = Callable[[Callable[..., Any], Any], torch.Tensor]
-"""(call_model, batch) -> loss, where call_model(*args, **kwargs) runs the module."""
+StepFunction = Callable[[Callable[..., Any], Any], Any]
+"""(call_model, batch) -> loss, or several by name, where call_model(*args, **kwargs) runs the module."""
 
 
-def capture(model: nn.Module, batch: Any, step: StepFunction) -> Graph:
-    """The graph of one training step of `model` on a global `batch`.
+def autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """The context in which a model computes: torch.autocast with `dtype`, or none, whatever the caller's context is."""
+    return torch.autocast("cpu", dtype=dtype, enabled=dtype is not None)
 
-    batch: any nest of tuples, lists and dicts of tensors. Raises CaptureError where control flow depends on data,
-    where the loss is not a differentiable scalar, or where the forward itself fails.
+
+def capture(
+    model: nn.Module,
+    batch: Any,
+    step: StepFunction,
+    *,
+    gradients: bool = True,
+    autocast_dtype: torch.dtype | None = None,
+) -> Graph:
+    """The graph of one step of `model` on a global `batch`.
+
+    batch: any nest of tuples, lists and dicts of tensors. gradients: False captures a step of evaluation, whose metrics
+    are what `step` returns. autocast_dtype: forward and loss run under torch.autocast with it, as in plain PyTorch.
+
+    Raises:
+        CaptureError: control flow depends on data, the loss is not a differentiable scalar, or the forward fails.
     """
     parameters = dict(model.named_parameters())
     buffers = dict(model.named_buffers())
-    trainable = [name for name, p in parameters.items() if p.requires_grad]
-    if not trainable:
+    trainable = [name for name, p in parameters.items() if p.requires_grad and gradients]
+    if gradients and not trainable:
         raise CaptureError(f"{type(model).__name__} has no trainable parameter")
     places = _places(model)
     leaves, spec = pytree.tree_flatten(batch)
@@ -52,12 +69,16 @@ def capture(model: nn.Module, batch: Any, step: StepFunction) -> Graph:
             self.model = model
 
         def forward(self, p: dict[str, Any], flat: list[Any]) -> Any:
-            loss = step(self.model, pytree.tree_unflatten(flat, spec))
-            _check_loss(loss)
-            gradients = torch.autograd.grad(loss, [p[name] for name in trainable], allow_unused=True)
-            return loss, {name: g for name, g in zip(trainable, gradients, strict=True) if g is not None}
+            with autocast(autocast_dtype), torch.set_grad_enabled(gradients):
+                returned = step(self.model, pytree.tree_unflatten(flat, spec))
+                loss, metrics = named_losses(returned) if gradients else (None, named_metrics(returned))
+            if loss is None:
+                return None, {}, metrics
+            number_backward(loss)
+            found = torch.autograd.grad(loss, [p[name] for name in trainable], allow_unused=True)
+            return loss, {name: g for name, g in zip(trainable, found, strict=True) if g is not None}, metrics
 
-    def training_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any]) -> Any:
+    def whole_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any]) -> Any:
         p = {name: t.detach().requires_grad_(name in trainable) for name, t in p.items()}
         b = {name: t.clone() for name, t in b.items()}
         tensors = {**p, **b}
@@ -66,9 +87,9 @@ def capture(model: nn.Module, batch: Any, step: StepFunction) -> Graph:
 
     example = (parameters, buffers, leaves)
     try:
-        with _TRACING, fx_traceback.preserve_node_meta():
+        with _TRACING, fx_traceback.preserve_node_meta(), autocast(None):
             with _module_names(model):
-                traced = _trace(training_step)(*example)
+                traced = _trace(whole_step)(*example)
             interpreter = fx.Interpreter(traced)
             flat_graph = _trace(functionalize(lambda *flat: interpreter.run(*flat)))(*pytree.tree_leaves(example))
     except MeshemuError:
@@ -78,7 +99,7 @@ def capture(model: nn.Module, batch: Any, step: StepFunction) -> Graph:
         raise CaptureError(f"{type(model).__name__} cannot be captured as one graph: {reason}") from error
     roles = [(Role.PARAMETER, name) for name in parameters] + [(Role.BUFFER, name) for name in buffers]
     roles += [(Role.BATCH, f"batch.{i}") for i in range(len(leaves))]
-    graph = _graph(type(model).__name__, flat_graph, roles)
+    graph = _graph(type(model).__name__, flat_graph, roles, origins_of(traced.graph, flat_graph.graph))
     _check_constants(graph, {**parameters, **buffers})
     return graph
 
@@ -104,20 +125,27 @@ def _trace(function: Callable[..., Any]) -> Callable[..., fx.GraphModule]:
 
 def _has_effect(node: fx.Node) -> bool:
     """Whether a node matters even if nothing reads it: batch norm in training updates its running statistics."""
-    return node.is_impure() or (node.target is torch.ops.aten.native_batch_norm.default and bool(node.args[5]))
+    return node.is_impure() or bool(updated_by(node))
 
 
-def _graph(model_name: str, module: fx.GraphModule, roles: list[tuple[Role, str]]) -> Graph:
+def _graph(
+    model_name: str,
+    module: fx.GraphModule,
+    roles: list[tuple[Role, str]],
+    origins: Mapping[fx.Node, fx.Node],
+) -> Graph:
     module.graph.eliminate_dead_code(_has_effect)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     inputs = tuple(GraphInput(role, name, node) for (role, name), node in zip(roles, placeholders, strict=True))
     nodes = tuple(node for node in module.graph.nodes if node.op in ("call_function", "get_attr"))
     constants = {node.target: getattr(module, node.target) for node in nodes if node.op == "get_attr"}
     (output,) = (node for node in module.graph.nodes if node.op == "output")
-    loss, gradients, buffers = output.args[0]
+    loss, gradients, metrics, buffers = output.args[0]
     _check_shapes(model_name, nodes)
     _name_backward_nodes(inputs, nodes)
-    return Graph(model_name, inputs, nodes, constants, loss, gradients, buffers)
+    kept = set(nodes)
+    origins = {node: origin for node, origin in origins.items() if node in kept and origin in kept}
+    return Graph(model_name, inputs, nodes, constants, loss, gradients, buffers, metrics, origins)
 
 
 def _check_leaves(state: dict[str, torch.Tensor], leaves: list[Any]) -> None:
@@ -127,14 +155,6 @@ def _check_leaves(state: dict[str, torch.Tensor], leaves: list[Any]) -> None:
     for name, tensor in [*state.items(), *((f"batch leaf {i}", leaf) for i, leaf in enumerate(leaves))]:
         if tensor.device.type != "cpu":
             raise CaptureError(f"{name} is on device {tensor.device}: meshemu runs the maths on the CPU")
-
-
-def _check_loss(loss: Any) -> None:
-    if not isinstance(loss, torch.Tensor) or loss.numel() != 1:
-        what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else type(loss).__name__
-        raise CaptureError(f"the loss must be a tensor of one element, not {what}")
-    if not loss.requires_grad:
-        raise CaptureError("the loss does not depend differentiably on any trainable parameter")
 
 
 def _check_constants(graph: Graph, state: dict[str, torch.Tensor]) -> None:
