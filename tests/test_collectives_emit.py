@@ -35,7 +35,7 @@ def any_order(program: Program, rng: np.random.Generator) -> list[int]:
     """A random topological order."""
     needs = [set(program.dep[a:b].tolist()) for a, b in zip(program.dep_ptr, program.dep_ptr[1:], strict=False)]
     for send, recv in zip(program.send_op.tolist(), program.recv_op.tolist(), strict=True):
-        needs[recv].add(send)
+        needs[recv].add(send)  # a reduction's RECV needs all its SENDs
     bias, order, done = rng.random(program.n_ops), [], set()
     while len(order) < program.n_ops:
         ready = [op for op in range(program.n_ops) if op not in done and needs[op] <= done]
@@ -68,10 +68,12 @@ def executed(program: Program, order: list[int], n_elements: int) -> np.ndarray:
         part = slice(bounds[program.chunk_lo[op]], bounds[program.chunk_hi[op]])
         match OpKind(program.kind[op]):
             case OpKind.SEND:
-                in_flight[message] = buffer[i, part].copy()
-                assert buffer[i, part].size * ITEMSIZE == program.size_bytes[message]
+                for sent in np.flatnonzero(program.send_op == op).tolist():
+                    in_flight[sent] = buffer[i, part].copy()
+                    assert buffer[i, part].size * ITEMSIZE == program.size_bytes[sent]
             case OpKind.REDUCE:
-                buffer[i, part] += in_flight[message]
+                for merged in np.flatnonzero(program.recv_op == program.recv_op[message]).tolist():
+                    buffer[i, part] += in_flight[merged]
             case OpKind.RECV if message not in reduced:
                 buffer[i, part] = in_flight[message]
             case OpKind.COMPUTE if program.labels[program.label[op]] == "consume":
@@ -85,7 +87,7 @@ def test_numbers_in_any_order(data: st.DataObject) -> None:
     kind, algorithm = data.draw(st.sampled_from(KINDS)), data.draw(st.sampled_from(list(ALGORITHMS)))
     rows, cols = data.draw(st.sampled_from([(1, 2), (1, 4), (2, 2), (3, 1), (2, 3), (3, 3)]))
     n, n_elements = rows * cols, data.draw(st.integers(1, 20))
-    free = kind in ("broadcast", "reduce") or (kind == "all_reduce" and algorithm == "tree")
+    free = kind in ("broadcast", "reduce") or (kind == "all_reduce" and algorithm in ("tree", "in_network"))
     n_chunks = data.draw(st.integers(1, 4)) if free else None
     root = data.draw(st.integers(0, n - 1)) if kind in ("broadcast", "reduce") else None
     program = program_of(kind, algorithm, rows, cols, n_elements, n_chunks, root)

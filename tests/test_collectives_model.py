@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from tree_engines import TREE_ENGINES, routed_mesh
 
 from meshemu.collectives import (
     ALGORITHMS,
@@ -26,6 +27,11 @@ def plain(rows: int, cols: int) -> Mesh:
     return flatten(System.grid(rows=rows, cols=cols, bandwidth="50 GB/s", latency="500 ns"))
 
 
+def forking(rows: int, cols: int) -> Mesh:
+    """The same with routers that fork and merge."""
+    return routed_mesh(System.grid(rows=rows, cols=cols, bandwidth="50 GB/s", latency="500 ns"), "30 ns")
+
+
 def grid_of(mesh: Mesh) -> np.ndarray:
     return np.where(mesh.alive, np.arange(mesh.n_devices), -1).reshape(mesh.rows, mesh.cols)
 
@@ -38,7 +44,8 @@ def engine_and_formula(mesh: Mesh, kind: str, algorithm: str, size: int, free: b
     program = collective_program(kind, algorithm, mesh, size, 4)
     cost = np.zeros_like if free else combine
     duration = np.where(program.kind == OpKind.REDUCE, cost(program.write_bytes), 0)
-    timed = time_program(program, mesh, duration, packet_bytes=2**40).end_ps
+    engines = list(TREE_ENGINES.values()) if algorithm == "in_network" else [time_program]
+    (timed,) = {engine(program, mesh, duration, packet_bytes=2**30).end_ps for engine in engines}
     assert timed >= lower_bound_ps(program, mesh)
     assert timed >= collective_lower_bound_ps(kind, mesh, grid_of(mesh), size)
     return timed, closed_form_ps(kind, algorithm, mesh, grid_of(mesh), size, 4, cost)
@@ -63,11 +70,13 @@ def test_ring_formula(rows: int, cols: int) -> None:
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (1, 2), (1, 5), (4, 1), (3, 4), (5, 5)])
 def test_closed_forms_equal_the_engine(kind: str, algorithm: str, rows: int, cols: int) -> None:
-    mesh = plain(rows, cols)
+    mesh = forking(rows, cols)
     for size in (4 * 3, 4 * (rows * cols * 100 + 7), 4 * rows * cols * 20_000):
         timed, formula = engine_and_formula(mesh, kind, algorithm, size, False)
         if algorithm == "tree" and kind in ("reduce_scatter", "all_gather"):
             assert 0.7 * timed <= formula <= 1.5 * timed
+        elif algorithm == "in_network" and kind in ("reduce_scatter", "all_gather"):
+            assert 0.85 * timed <= formula <= 1.05 * timed
         elif algorithm == "rows_columns" and kind == "reduce":
             assert 0.99 * formula <= timed <= 1.15 * formula, "a device may combine the pieces of two chunks in turn"
         else:
@@ -76,7 +85,7 @@ def test_closed_forms_equal_the_engine(kind: str, algorithm: str, rows: int, col
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_closed_forms_over_unequal_links(algorithm: str) -> None:
-    mesh = flatten(System.preset("dojo-tray"))
+    mesh = routed_mesh(System.preset("dojo-tray"))
     assert len(set(mesh.bandwidth_bytes_per_s.tolist())) > 1
     for kind in ("all_reduce", "broadcast", "reduce"):
         timed, formula = engine_and_formula(mesh, kind, algorithm, 4 * mesh.n_devices * 10_000, True)
@@ -91,10 +100,12 @@ def test_the_ring_loads_every_link_once_per_phase() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_auto_is_the_fastest_on_the_engine(kind: str) -> None:
-    mesh = plain(4, 4)
+@pytest.mark.parametrize("forks", [False, True])
+def test_auto_is_the_fastest_on_the_engine(kind: str, forks: bool) -> None:
+    mesh = forking(4, 4) if forks else plain(4, 4)
     for size in (64, 4 * 16 * 1000, 4 * 16 * 200_000):
-        times = {name: engine_and_formula(mesh, kind, name, size, True)[0] for name in ALGORITHMS}
+        able = [name for name in ALGORITHMS if forks or name != "in_network"]
+        times = {name: engine_and_formula(mesh, kind, name, size, True)[0] for name in able}
         chosen = select(kind, mesh, grid_of(mesh), size, 4, np.zeros_like)
         assert times[chosen] <= 1.1 * min(times.values()), times
         assert collective_program(kind, "auto", mesh, size, 4).collectives[0].algorithm == chosen

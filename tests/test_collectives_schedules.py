@@ -119,16 +119,20 @@ def test_tree_all_reduce_goes_to_the_middle_and_back() -> None:
     assert pipelined.phase[-1] == 7 + 5, "chunks overlap, reduction and broadcast too"
 
 
-FIELDS = ("phase", "src", "dst", "chunk_lo", "chunk_hi", "reduce")
+FIELDS = ("phase", "src", "dst", "chunk_lo", "chunk_hi", "reduce", "tree")
+
+
+def fields(schedule: Schedule) -> dict[str, np.ndarray]:
+    return {name: getattr(schedule, name) for name in FIELDS if getattr(schedule, name) is not None}
 
 
 def without(schedule: Schedule, index: int) -> Schedule:
-    return dataclasses.replace(schedule, **{name: np.delete(getattr(schedule, name), index) for name in FIELDS})
+    return dataclasses.replace(schedule, **{name: np.delete(at, index) for name, at in fields(schedule).items()})
 
 
 def twice(schedule: Schedule, index: int) -> Schedule:
     return dataclasses.replace(
-        schedule, **{name: np.insert(getattr(schedule, name), index, getattr(schedule, name)[index]) for name in FIELDS}
+        schedule, **{name: np.insert(at, index, at[index]) for name, at in fields(schedule).items()}
     )
 
 
@@ -190,7 +194,7 @@ def replayed(schedule: Schedule) -> bool:
         moved = [
             (dst, chunk, reduce, state[src][chunk].copy())
             for src, dst, lo, hi, reduce in zip(
-                *(getattr(schedule, name)[rows].tolist() for name in FIELDS[1:]), strict=True
+                *(getattr(schedule, name)[rows].tolist() for name in FIELDS[1:6]), strict=True
             )
             for chunk in range(lo, hi)
         ]

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tree_engines import routed_mesh
 
 from meshemu.collectives import ALGORITHMS, KINDS, collective_program
 from meshemu.errors import InputError, ScheduleError
 from meshemu.hardware import System
-from meshemu.mesh import flatten
 from meshemu.program import ProgramBuilder, arrays, equal, from_arrays, from_text, tables, to_text
 
-MESH = flatten(System.grid(rows=2, cols=3, bandwidth="50 GB/s", latency="500 ns"))
+MESH = routed_mesh(System.grid(rows=2, cols=3, bandwidth="50 GB/s", latency="500 ns"))
 HEAD = "meshemu program 1\ndevices 2\n"
 
 

@@ -6,11 +6,11 @@ import re
 
 import numpy as np
 import pytest
+from tree_engines import routed_mesh
 
 from meshemu.collectives import ALGORITHMS, KINDS, collective_program
 from meshemu.errors import ScheduleError
 from meshemu.hardware import System
-from meshemu.mesh import flatten
 from meshemu.program import CollectiveUse, OpKind, Program, ProgramBuilder, from_text, verify
 from meshemu.program.order import levels
 
@@ -28,7 +28,7 @@ def small() -> Program:
 
 
 def ring(rows: int = 2, cols: int = 2, kind: str = "all_reduce", algorithm: str = "ring") -> Program:
-    mesh = flatten(System.grid(rows=rows, cols=cols, bandwidth="50 GB/s", latency="500 ns"))
+    mesh = routed_mesh(System.grid(rows=rows, cols=cols, bandwidth="50 GB/s", latency="500 ns"))
     return collective_program(kind, algorithm, mesh, 64 * rows * cols)
 
 

@@ -2,7 +2,8 @@
 
 from meshemu.collectives.bounds import collective_lower_bound_ps
 from meshemu.collectives.build import ALGORITHMS, KINDS, build
-from meshemu.collectives.emit import emit
+from meshemu.collectives.emit import emit, even_bounds
+from meshemu.collectives.in_network import check_routers, lacking
 from meshemu.collectives.model import closed_form_ps
 from meshemu.collectives.order import dilation, ring_order
 from meshemu.collectives.schedule import Schedule
@@ -15,11 +16,14 @@ __all__ = [
     "KINDS",
     "Schedule",
     "build",
+    "check_routers",
     "closed_form_ps",
     "collective_lower_bound_ps",
     "collective_program",
     "dilation",
     "emit",
+    "even_bounds",
+    "lacking",
     "ring_order",
     "select",
     "verify_schedule",

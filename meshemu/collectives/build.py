@@ -7,6 +7,7 @@ from types import MappingProxyType
 import numpy as np
 
 from meshemu.collectives.group import Group, group
+from meshemu.collectives.in_network import in_network, in_network_default_chunks
 from meshemu.collectives.ring import ring, ring_default_chunks
 from meshemu.collectives.rows_columns import rows_columns, rows_columns_default_chunks
 from meshemu.collectives.schedule import Schedule
@@ -35,6 +36,7 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
         "ring": Algorithm(ring, ring_default_chunks),
         "rows_columns": Algorithm(rows_columns, rows_columns_default_chunks),
         "tree": Algorithm(tree, tree_default_chunks),
+        "in_network": Algorithm(in_network, in_network_default_chunks),
     }
 )
 
@@ -46,7 +48,7 @@ def build(
     """Build and verify the schedule of a collective over a grid of rows x cols without the `absent` positions.
 
     root: participant that broadcast reads and reduce fills (default 0). n_chunks: pieces of the buffer; free for
-    pipelines (broadcast, reduce and the tree's all_reduce), else one per participant.
+    pipelines (broadcast, reduce, and all_reduce by tree or in_network), else one per participant.
     Raises InputError for an unknown kind or algorithm, or an argument that does not fit.
     """
     check_kind(kind)
@@ -64,6 +66,7 @@ def build(
     schedule = Schedule(
         kind, algorithm, (rows, cols), members.position, source, chunks, parts.phase[order], parts.src[order],
         parts.dst[order], parts.chunk_lo[order], parts.chunk_hi[order], parts.reduce[order],
+        None if parts.tree is None else parts.tree[order],
     )
     verify_schedule(schedule)
     return schedule
@@ -86,7 +89,7 @@ def _chunks(kind: str, algorithm: str, members: Group, n_chunks: int | None) -> 
     default = ALGORITHMS[algorithm].default_chunks(kind, members)
     if n_chunks is None:
         return default
-    free = kind in ("broadcast", "reduce") or (kind == "all_reduce" and algorithm == "tree")
+    free = kind in ("broadcast", "reduce") or (kind == "all_reduce" and algorithm in ("tree", "in_network"))
     if n_chunks < 1 or (not free and n_chunks != default):
         rule = "at least 1" if free else f"one per participant = {default}"
         raise InputError(f"n_chunks of {kind} by {algorithm}: {rule}, not {n_chunks}")

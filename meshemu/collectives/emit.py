@@ -1,8 +1,9 @@
 """Turn a schedule into the ops of a Program.
 
-Each transfer becomes a SEND, a RECV and, if it combines, a REDUCE. Dependencies come from what the ops read and write
-(`program.hazards`): a send waits for the last writers of its chunks; what writes a chunk waits for its last writer and
-for the sends that have read it since; whatever meets a chunk that nobody has written waits for `after`.
+Each transfer becomes a SEND, a RECV and, if it combines, a REDUCE; those of a tree share the ops at its root.
+Dependencies come from what the ops read and write (`program.hazards`): a send waits for the last writers of its chunks;
+what writes a chunk waits for its last writer and for the sends that have read it since; whatever meets a chunk that
+nobody has written waits for `after`.
 Ops are added phase by phase, so their ids are in a topological order.
 """
 
@@ -18,7 +19,7 @@ from meshemu.program.builder import ProgramBuilder
 from meshemu.program.hazards import Hazards, Waits
 from meshemu.program.ir import CollectiveUse
 
-__all__ = ["emit"]
+__all__ = ["emit", "even_bounds"]
 
 Ids = NDArray[np.int64]
 
@@ -26,13 +27,15 @@ Ids = NDArray[np.int64]
 def emit(
     builder: ProgramBuilder, schedule: Schedule, devices: ArrayLike, *, n_elements: int, itemsize: int, label: str,
     number_format: str, op_class: str = "reduce_sum", after: ArrayLike | Sequence[ArrayLike] = (),
+    bounds: ArrayLike | None = None,
 ) -> tuple[Ids, Ids]:
     """Add the ops of `schedule` over a buffer of `n_elements` of `itemsize` bytes each.
 
     devices: device id of each participant. op_class, number_format: of the REDUCE ops, which read both operands and
     write one, with one flop per element. after: op id per participant that the first use of its buffer waits for
-    (-1: none), or several such arrays. Chunks are cut by mesh.split_bounds; if there are fewer elements than chunks,
-    the empty chunks are left out of the Program.
+    (-1: none), or several such arrays. bounds: int[n_chunks + 1], where each chunk begins and the last one ends;
+    mesh.split_bounds unless given. Empty chunks are left out of the Program; of reduce_scatter and all_gather,
+    participants that own none come last in it, so that piece i still belongs to participant i.
 
     Returns (participant, op), int64[k] each: the result may be used on a participant when all its ops have ended.
     A participant whose result is its own untouched data has its `after` ops there.
@@ -42,13 +45,19 @@ def emit(
     if len(device) != schedule.n_participants:
         raise ScheduleError(f"{label}: {len(device)} devices for {schedule.n_participants} participants")
     waits = [np.broadcast_to(np.asarray(ids, np.int64), device.shape) for ids in _arrays(after)]
-    n_chunks = min(schedule.n_chunks, n_elements)
+    cuts = even_bounds(schedule.n_chunks, n_elements) if bounds is None else np.asarray(bounds, np.int64)
+    filled = np.diff(cuts) > 0
+    n_chunks = int(filled.sum())
     if n_chunks == 0:
         return _untouched(waits, np.arange(len(device)))
-    bounds = np.asarray(split_bounds(n_elements, n_chunks), np.int64)
+    # Chunks are numbered anew without the empty ones: old bound -> number of filled chunks before it.
+    renumbered = np.concatenate(([0], np.cumsum(filled)))
+    owners = np.arange(len(device))
+    if schedule.kind in ("reduce_scatter", "all_gather"):
+        owners = np.argsort(~filled, kind="stable")
     use = CollectiveUse(
-        schedule.kind, schedule.algorithm, tuple(device.tolist()), schedule.grid, n_chunks, n_elements * itemsize,
-        label, schedule.root,
+        schedule.kind, schedule.algorithm, tuple(device[owners].tolist()), schedule.grid, n_chunks,
+        n_elements * itemsize, label, schedule.root,
     )
     index = builder.collective(use) if len(device) > 1 else -1
     buffers = Hazards(len(device) * n_chunks)
@@ -60,18 +69,19 @@ def emit(
         for ids in waits:
             builder.depend(op[untouched], ids[who[untouched]])
 
-    kept = np.flatnonzero(schedule.chunk_lo < n_chunks)
+    kept = np.flatnonzero(cuts[schedule.chunk_lo] < cuts[schedule.chunk_hi])
     for phase in np.split(kept, np.flatnonzero(np.diff(schedule.phase[kept])) + 1):
         if not len(phase):
             continue
         src, dst = schedule.src[phase].astype(np.int64), schedule.dst[phase].astype(np.int64)
-        lo = schedule.chunk_lo[phase].astype(np.int64)
-        hi = np.minimum(schedule.chunk_hi[phase].astype(np.int64), n_chunks)
-        elements = bounds[hi] - bounds[lo]
+        lo, hi = renumbered[schedule.chunk_lo[phase]], renumbered[schedule.chunk_hi[phase]]
+        elements = cuts[schedule.chunk_hi[phase]] - cuts[schedule.chunk_lo[phase]]
         message, send, recv = builder.messages(
-            device[src], device[dst], elements * itemsize, label=label, collective=index, chunk_lo=lo, chunk_hi=hi
+            device[src], device[dst], elements * itemsize, label=label, collective=index, chunk_lo=lo, chunk_hi=hi,
+            tree=None if schedule.tree is None else schedule.tree[phase],
         )
-        combines = schedule.reduce[phase]
+        sends, receives = _first_of_each(send), _first_of_each(recv)
+        combines = schedule.reduce[phase] & receives
         write = recv.copy()
         write[combines] = builder.reduce(
             device[dst[combines]], label=label, op_class=op_class, number_format=number_format,
@@ -80,10 +90,23 @@ def emit(
             chunk_lo=lo[combines], chunk_hi=hi[combines],
         )
         builder.depend(write[combines], recv[combines])
-        depend(send, src, buffers.read(send, src * n_chunks + lo, hi - lo))
-        depend(write, dst, buffers.write(write, dst * n_chunks + lo, hi - lo))
+        for access, op, end, once in (
+            (buffers.read, send, src, sends), (buffers.write, write, dst, receives)
+        ):  # fmt: skip
+            depend(op[once], end[once], access(op[once], (end * n_chunks + lo)[once], (hi - lo)[once]))
     writer = buffers.writer.reshape(-1, n_chunks)
-    return _result(writer, schedule.kind, schedule.root, waits, builder.n_ops)
+    return _result(writer, schedule.kind, schedule.root, owners[:n_chunks], waits, builder.n_ops)
+
+
+def even_bounds(n_chunks: int, n_elements: int) -> Ids:
+    """Bounds of even chunks, int64[n_chunks + 1]; with fewer elements than chunks, the last ones are empty."""
+    even = np.asarray(split_bounds(n_elements, max(1, min(n_chunks, n_elements))), np.int64)
+    return np.concatenate((even, np.full(n_chunks + 1 - len(even), n_elements, np.int64)))
+
+
+def _first_of_each(op: Ids) -> NDArray[np.bool_]:
+    """Which entries are not the op before them again."""
+    return np.asarray(np.diff(op, prepend=-1) != 0)
 
 
 def _arrays(after: ArrayLike | Sequence[ArrayLike]) -> list[NDArray[np.int64]]:
@@ -103,15 +126,18 @@ def _untouched(waits: Sequence[Ids], participants: Ids) -> tuple[Ids, Ids]:
     return who[op >= 0], op[op >= 0]
 
 
-def _result(writer: Ids, kind: str, root: int, waits: Sequence[Ids], n_ops: int) -> tuple[Ids, Ids]:
+def _result(
+    writer: Ids, kind: str, root: int, owner: Ids, waits: Sequence[Ids], n_ops: int
+) -> tuple[Ids, Ids]:
     """Ops, as (participant, op), after which `kind` has put its result where it belongs.
 
     writer: last writer of each chunk, [n, n_chunks], -1 where nothing was written: there `waits` stand in.
+    owner: participant that reduce_scatter leaves each chunk with.
     """
-    participant, chunk = np.arange(writer.shape[0])[:, None], np.arange(writer.shape[1])
+    participant = np.arange(writer.shape[0])[:, None]
     wanted = np.full(writer.shape, True)
     if kind == "reduce_scatter":
-        wanted = participant == chunk
+        wanted = participant == owner
     elif kind == "reduce":
         wanted = np.broadcast_to(participant == root, writer.shape)
     key = np.sort(np.nonzero(wanted)[0] * (n_ops + 1) + writer[wanted] + 1)

@@ -12,7 +12,8 @@ consecutive edges of a cycle of n can meet it twice, so its T is 2 L more. reduc
 edges, with and without combinations.
 
 Where chunks or bandwidths differ a chunk may wait for the one before it; then, and for lines of rows_columns that
-start at different times and for pipelines, the recurrences of `recurrence` give the time. Two cases are estimates: the
+start at different times and for pipelines, the recurrences of `recurrence` give the time; `in_network_model` has the
+formulas for routers that fork and merge. Two cases are estimates: the
 trees of reduce_scatter and all_gather, which contend with one another (`_owner_trees_ps`), and a pipelined reduce
 whose combinations take longer than its messages, where a device may serve chunks in another order.
 """
@@ -21,7 +22,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meshemu.collectives.build import ALGORITHMS, check_algorithm, check_kind
+from meshemu.collectives.edge_load import busiest_edge_ps
 from meshemu.collectives.group import Group, group_of
+from meshemu.collectives.in_network_model import in_network_ps
 from meshemu.collectives.order import folded_line
 from meshemu.collectives.recurrence import Combine, Edges, broadcast_ps, edges, reduce_ps, rotate_ps
 from meshemu.collectives.ring import ring_participants
@@ -55,6 +58,8 @@ def closed_form_ps(
     chunks = min(n_chunks or ALGORITHMS[algorithm].default_chunks(kind, members), size_bytes // itemsize)
     size = np.diff(split_bounds(size_bytes // itemsize, chunks)) * itemsize
     device = grid.ravel()[members.position]
+    if algorithm == "in_network":
+        return in_network_ps(kind, mesh, device, members, root, size, combine)
     if kind in ("broadcast", "reduce"):
         parent, depth = _rooted_tree(algorithm, members, root, kind)
         return _pipeline_ps(kind, mesh, device, parent, depth, size, combine)
@@ -182,24 +187,8 @@ def _owner_trees_ps(kind: str, mesh: Mesh, device: Times, members: Group, size: 
     pieces = max(1, int((rows * _pieces(cols) + _pieces(rows)) * share))
     grid = np.full(rows * cols, -1, np.int64)
     grid[members.position] = device
-    busy = int(_busiest_edge_ps(mesh, grid.reshape(rows, cols), size[0]) * share)
+    busy = int(busiest_edge_ps(mesh, grid.reshape(rows, cols), size[0]) * share)
     return crossing + max(busy + once, pieces * once, int(depth.max()) * (work + once))
-
-
-def _busiest_edge_ps(mesh: Mesh, grid: Times, chunk_bytes: int) -> int:
-    """Return the longest serialisation of all chunks that cross one edge.
-
-    Eastward out of column c go the chunks of all owners further east, rows (cols - 1 - c) of them; southward out of
-    row r those of the rows - 1 - r owners further south in the column. Gathering loads the opposite edges so.
-    """
-    longest = 0
-    for lines, owners in ((grid, len(grid)), (grid[:, ::-1], len(grid)), (grid.T, 1), (grid.T[:, ::-1], 1)):
-        chunks = np.broadcast_to(owners * np.arange(lines.shape[1] - 1, 0, -1), lines[:, 1:].shape)
-        here, there = lines[:, :-1], lines[:, 1:]
-        both = (here >= 0) & (there >= 0)
-        work = chunks[both] * edges(mesh, here[both], there[both]).serialisation_ps(chunk_bytes)
-        longest = max(longest, int(work.max(initial=0)))
-    return longest
 
 
 def _pieces(n: int) -> int:

@@ -17,11 +17,12 @@ __all__ = ["Schedule"]
 class Schedule:
     """Transfers of one collective, sorted by phase.
 
-    kind: all_reduce, reduce_scatter, all_gather, broadcast, reduce. algorithm: ring, rows_columns, tree.
+    kind: all_reduce, reduce_scatter, all_gather, broadcast, reduce. algorithm: ring, rows_columns, tree, in_network.
     grid: (rows, cols). position: int32[n], the grid position row * cols + col of each participant.
     root: participant that broadcast reads and reduce fills (else -1).
     Transfers (t): phase, src, dst, chunk_lo, chunk_hi int32 (chunks chunk_lo <= c < chunk_hi); reduce bool (combine
-    into dst's buffer, else overwrite it).
+    into dst's buffer, else overwrite it). tree: int32[t], transfers with one number >= 0 stand side by side and travel
+    as one, a multicast if they share src, else a reduction in the network; -1, or None for all: alone.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Schedule:
     chunk_lo: NDArray[np.int32]
     chunk_hi: NDArray[np.int32]
     reduce: NDArray[np.bool_]
+    tree: NDArray[np.int32] | None = None
 
     @property
     def n_participants(self) -> int:

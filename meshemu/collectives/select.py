@@ -5,6 +5,7 @@ from numpy.typing import ArrayLike
 
 from meshemu.collectives.build import ALGORITHMS, check_kind
 from meshemu.collectives.group import Group, group_of
+from meshemu.collectives.in_network import lacking
 from meshemu.collectives.model import closed_form_ps
 from meshemu.collectives.recurrence import Combine
 from meshemu.mesh import Mesh
@@ -20,6 +21,7 @@ def select(
 ) -> str:
     """Return the name of the algorithm with the least closed-form time; of equals, the first of ALGORITHMS.
 
+    in_network takes part only if the routers of the mesh can do it.
     device_grid: int[rows, cols] device ids, -1 where none takes part. combine: sizes in bytes -> ps of one
     combination. No schedule is built. Raises InputError as `closed_form_ps` does.
     """
@@ -29,6 +31,8 @@ def select(
     names = [name for name in ALGORITHMS if members.full or name != "rows_columns"]
     if not members.full and not _connected(members):
         names.remove("tree")
+    if lacking(kind, mesh):
+        names.remove("in_network")
     limit = max(MOST_TRANSFERS, min(n_transfers(kind, name, members) for name in names))
     feasible = [name for name in names if n_transfers(kind, name, members) <= limit]
     if len(feasible) == 1:

@@ -13,7 +13,10 @@ Ints = NDArray[np.int32]
 
 @dataclass(frozen=True, eq=False)
 class Transfers:
-    """Parts of a schedule, unsorted: phase, src, dst, chunk_lo, chunk_hi int32[t]; reduce bool[t]."""
+    """Parts of a schedule, unsorted: phase, src, dst, chunk_lo, chunk_hi int32[t]; reduce bool[t].
+
+    tree: int32[t], transfers side by side with one number are a multicast or reduction in the network; None: all alone.
+    """
 
     phase: Ints
     src: Ints
@@ -21,6 +24,7 @@ class Transfers:
     chunk_lo: Ints
     chunk_hi: Ints
     reduce: NDArray[np.bool_]
+    tree: Ints | None = None
 
     @property
     def end_phase(self) -> int:
@@ -30,7 +34,7 @@ class Transfers:
     def after(self, phases: int) -> "Transfers":
         """Move all transfers `phases` later."""
         return Transfers(
-            self.phase + np.int32(phases), self.src, self.dst, self.chunk_lo, self.chunk_hi, self.reduce
+            self.phase + np.int32(phases), self.src, self.dst, self.chunk_lo, self.chunk_hi, self.reduce, self.tree
         )
 
 
@@ -85,9 +89,16 @@ def pipeline(src: ArrayLike, dst: ArrayLike, stage: ArrayLike, n_chunks: int, *,
 
 
 def concatenate(parts: Sequence[Transfers]) -> Transfers:
-    """All transfers of several parts."""
+    """All transfers of several parts, all with trees or all without."""
     fields = ("phase", "src", "dst", "chunk_lo", "chunk_hi", "reduce")
-    return Transfers(*(np.concatenate([getattr(part, field) for part in parts]) for field in fields))
+    numbered, before = [], 0
+    for part in parts:
+        if part.tree is not None:
+            numbered.append(part.tree + np.int32(before))
+            before += int(part.tree.max(initial=-1)) + 1
+    tree = np.concatenate(numbered) if numbered else None
+    phase, src, dst, lo, hi, reduce = (np.concatenate([getattr(part, field) for part in parts]) for field in fields)
+    return Transfers(phase, src, dst, lo, hi, reduce, tree)
 
 
 def no_transfers() -> Transfers:

@@ -1,6 +1,7 @@
 """Check that a schedule does what its kind says, each contribution exactly once."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meshemu.collectives.schedule import Schedule
 from meshemu.errors import ScheduleError
@@ -22,6 +23,8 @@ def verify_schedule(schedule: Schedule) -> None:
     if wrong.any():
         first = int(np.argmax(wrong))
         raise ScheduleError(f"{s.kind}: {_transfer(s, first)} does not fit {n} participants and {s.n_chunks} chunks")
+    if s.tree is not None:
+        _check_trees(s, s.tree)
     order = np.arange(len(s.phase))
     steps = [(part, part) for part in np.split(order, np.flatnonzero(np.diff(s.phase)) + 1) if len(part)]
     src, dst, lo, hi = (column.astype(np.int64) for column in (s.src, s.dst, s.chunk_lo, s.chunk_hi))
@@ -30,6 +33,27 @@ def verify_schedule(schedule: Schedule) -> None:
         s.kind, n, s.n_chunks, s.root, moves, steps,
         name=lambda participant: f"participant {participant}", move_name=lambda move: _transfer(s, move),
     )
+
+
+def _check_trees(s: Schedule, tree: NDArray[np.int32]) -> None:
+    """Transfers of a tree stand together, agree in all but one end, and combine if that end is the source."""
+    if len(tree) != len(s.phase):
+        raise ScheduleError(f"{s.kind}: tree has {len(tree)} entries for {len(s.phase)} transfers")
+    follows = np.flatnonzero((tree[1:] == tree[:-1]) & (tree[1:] >= 0)) + 1
+    starts = np.setdiff1d(np.flatnonzero(tree >= 0), follows)
+    if len(np.unique(tree[starts])) < len(starts):
+        raise ScheduleError(f"{s.kind}: the transfers of a tree do not stand side by side")
+    same = np.ones(len(follows), np.bool_)
+    for column in (s.phase, s.chunk_lo, s.chunk_hi, s.reduce):
+        same &= column[follows] == column[follows - 1]
+    forks, merges = s.src[follows] == s.src[follows - 1], s.dst[follows] == s.dst[follows - 1]
+    wrong = ~same | (forks == merges) | (merges & ~s.reduce[follows])
+    if wrong.any():
+        first = int(follows[np.argmax(wrong)])
+        raise ScheduleError(
+            f"{s.kind}: {_transfer(s, first)} is in a tree with {_transfer(s, first - 1)}, but they are neither a "
+            f"multicast nor a reduction in the network"
+        )
 
 
 def _transfer(s: Schedule, index: int) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 
 from meshemu.collectives.build import build
 from meshemu.collectives.emit import emit
+from meshemu.collectives.in_network import check_routers
 from meshemu.collectives.recurrence import Combine
 from meshemu.collectives.select import select
 from meshemu.errors import InputError
@@ -35,6 +36,7 @@ def collective_program(
     grid = np.where(mesh.alive, np.arange(mesh.n_devices), -1).reshape(mesh.rows, mesh.cols)
     if algorithm == "auto":
         algorithm = select(kind, mesh, grid, size_bytes, itemsize, combine, root=root or 0)
+    check_routers(kind, algorithm, mesh)
     absent = np.flatnonzero(~mesh.alive).tolist()
     schedule = build(kind, algorithm, mesh.rows, mesh.cols, root=root, n_chunks=n_chunks, absent=absent)
     builder = ProgramBuilder(mesh.n_devices)

@@ -90,14 +90,28 @@ _COMBINE_NOTE = (
 _NODE_COMBINE_NOTE = "unpublished; about 16 clocks: receive semaphore, load, add, store of one 64 B packet"
 _NODE_LAUNCH_NOTE = "unpublished; about 40 clocks: loop and list set-up of one op on one node"
 
+_ROUTER: Figures = (
+    ("mesh.multicast", Figure(
+        0, "flag", _MODEL, "assumed",
+        "a broadcast instruction is published, and hardware broadcast was mentioned at AI Day 2022, but not how "
+        "routers fork a message: off until set")),
+    ("mesh.reduction", Figure(0, "flag", _MODEL, "assumed", "no source says that routers add: off until set")),
+)
 _LARGE: Figures = (
     ("op_launch", Figure(200_000, "ps", _MODEL, "assumed", _LAUNCH_NOTE)),
     ("combine", Figure(700_000, "ps", _MODEL, "assumed", _COMBINE_NOTE)),
+    *_ROUTER,
+    ("mesh.combine", Figure(
+        10_000, "ps", _MODEL, "assumed",
+        "unpublished; about what it takes to cross the nodes of a die, over which a contribution is spread")),
 )
 DEVICE_COSTS: dict[str, Figures] = {
     "node": (
         ("op_launch", Figure(20_000, "ps", _MODEL, "assumed", _NODE_LAUNCH_NOTE)),
         ("combine", Figure(8_000, "ps", _MODEL, "assumed", _NODE_COMBINE_NOTE)),
+        *_ROUTER,
+        ("mesh.combine", Figure(
+            500, "ps", _MODEL, "assumed", "unpublished; one clock from the last head in to the head of the sum out")),
     ),
     "die": _LARGE,
     "tile": _LARGE,

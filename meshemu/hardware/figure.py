@@ -33,7 +33,10 @@ GRADES = {
 
 @dataclass(frozen=True)
 class Figure:
-    """A value in base units. unit: B/s, ps, B, FLOP/s, Hz, FLOP/clk, count, or grid for a pair (rows, cols)."""
+    """A value in base units.
+
+    unit: B/s, ps, B, FLOP/s, Hz, FLOP/clk, count, flag (0 or 1), or grid for a pair (rows, cols).
+    """
 
     value: FigureValue
     unit: str
@@ -61,6 +64,8 @@ class Figure:
             return f"{self.value[0]} x {self.value[1]}"
         if self.unit in _FORMATS:
             return _FORMATS[self.unit](self.value)
+        if self.unit == "flag":
+            return "yes" if self.value else "no"
         return str(self.value) if self.unit == "count" else f"{self.value} {self.unit}"
 
     def with_value(self, value: FigureValue) -> "Figure":
@@ -95,6 +100,15 @@ def _count(value: object, key: str) -> FigureValue:
     return _whole(value, key)
 
 
+def _flag(value: object, key: str) -> FigureValue:
+    word = value.strip().lower() if isinstance(value, str) else value
+    if word in ("yes", "true", True):
+        return 1
+    if word in ("no", "false", False):
+        return 0
+    raise InputError(f"{key} = {value!r} is neither true nor false")
+
+
 def _whole(value: object, key: str) -> int:
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
     if isinstance(number, bool) or not isinstance(number, Integral) or number < 1:
@@ -121,6 +135,7 @@ _PARSERS: dict[str, Callable[[object, str], FigureValue]] = {
     "Hz": lambda value, key: frequency_hz(value, key=key),
     "FLOP/clk": _per_clock("FLOP/clk"),
     "count": _count,
+    "flag": _flag,
     "grid": _grid,
 }
 

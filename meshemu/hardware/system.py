@@ -93,6 +93,9 @@ class System:
             ("grid", grid_figure(rows, cols, source, grade, key="rows, cols")),
             ("link.bandwidth", Figure(bandwidth_bytes_per_s(bandwidth), "B/s", source, grade)),
             ("link.latency", Figure(time_ps(latency, key="latency"), "ps", source, grade)),
+            ("mesh.multicast", Figure(0, "flag", source, grade)),
+            ("mesh.reduction", Figure(0, "flag", source, grade)),
+            ("mesh.combine", Figure(0, "ps", source, grade)),
         ]
         if device is not None:
             entries += spec_figures(device, "device", source, grade)
@@ -130,6 +133,11 @@ class System:
     def figure(self, key: str) -> Figure:
         """The figure of this key; KeyError if there is none."""
         return dict(self.entries)[key]
+
+    def optional(self, key: str) -> int:
+        """The number of a figure that a system may lack; 0 if it does."""
+        figure = dict(self.entries).get(key)
+        return 0 if figure is None else figure.number
 
     def figures(self) -> list[tuple[str, Figure]]:
         """All figures with their keys, in order."""

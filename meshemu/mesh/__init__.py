@@ -1,11 +1,13 @@
 """The flat grid of devices: links, routes, transit times, and its split over ranks."""
 
 from meshemu.mesh.capacity import bandwidth_between_bytes_per_s, bisection_bytes_per_s
+from meshemu.mesh.dependency import deadlock_free_levels, dependency_cycle
 from meshemu.mesh.flatten import flatten
 from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
 from meshemu.mesh.region import cut_links, lookahead_ps, regions, split_bounds
 from meshemu.mesh.routing import Order, Routes, routes
 from meshemu.mesh.transit import link_rates, message_ps, rate, serialisation_ps
+from meshemu.mesh.trees import Trees, trees, trees_ps
 
 __all__ = [
     "EAST",
@@ -15,9 +17,12 @@ __all__ = [
     "Mesh",
     "Order",
     "Routes",
+    "Trees",
     "bandwidth_between_bytes_per_s",
     "bisection_bytes_per_s",
     "cut_links",
+    "deadlock_free_levels",
+    "dependency_cycle",
     "flatten",
     "link_rates",
     "lookahead_ps",
@@ -27,4 +32,6 @@ __all__ = [
     "routes",
     "serialisation_ps",
     "split_bounds",
+    "trees",
+    "trees_ps",
 ]

@@ -12,7 +12,8 @@ __all__ = ["detour", "hops_to", "neighbours"]
 
 def neighbours(mesh: Mesh) -> NDArray[np.int32]:
     """Device to N, E, S, W of every device over links that exist, int32[n_devices, 4]; n_devices stands for none."""
-    return np.where(mesh.out_link >= 0, mesh.link_dst[mesh.out_link], np.int32(mesh.n_devices))
+    ends = np.append(mesh.link_dst, np.int32(mesh.n_devices))  # link -1, none, finds the last entry
+    return ends[mesh.out_link]
 
 
 def hops_to(neighbour: NDArray[np.int32], dst: int) -> NDArray[np.int32]:

@@ -67,6 +67,9 @@ def flatten(system: System) -> Mesh:
         injection_link=injection_link,
         ejection_link=ejection_link,
         nest=tuple(reversed(nest)),
+        multicast=bool(system.optional("mesh.multicast")),
+        reduction=bool(system.optional("mesh.reduction")),
+        combine_ps=system.optional("mesh.combine"),
     )
 
 

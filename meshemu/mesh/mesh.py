@@ -28,6 +28,8 @@ class Mesh:
     out_link: int32[n_devices, 4], the link that leaves a device to N, E, S, W, or -1.
     injection_link, ejection_link: int32[n_devices], or -1 where a device injects without limit.
     nest: (unit, rows, cols) of the units that the grid is made of, outermost first, in devices; the last is the device.
+    multicast, reduction: whether routers fork a message to several devices, and merge those of several into one;
+    combine_ps: how much later than the last of its parts the head of a merged packet leaves.
     """
 
     rows: int
@@ -47,6 +49,9 @@ class Mesh:
     injection_link: NDArray[np.int32]
     ejection_link: NDArray[np.int32]
     nest: tuple[tuple[str, int, int], ...] = (("device", 1, 1),)
+    multicast: bool = False
+    reduction: bool = False
+    combine_ps: int = 0
 
     @property
     def n_devices(self) -> int:

@@ -6,20 +6,25 @@ from meshemu.program.ir import CollectiveUse, OpKind, Program
 from meshemu.program.loads import link_bytes, lower_bound_ps
 from meshemu.program.order import describe_op
 from meshemu.program.text import from_text, to_text
+from meshemu.program.trees import MessageTrees, check_trees, message_trees, routed_trees
 from meshemu.program.verify import verify
 
 __all__ = [
     "CollectiveUse",
+    "MessageTrees",
     "OpKind",
     "Program",
     "ProgramBuilder",
     "arrays",
+    "check_trees",
     "describe_op",
     "equal",
     "from_arrays",
     "from_text",
     "link_bytes",
     "lower_bound_ps",
+    "message_trees",
+    "routed_trees",
     "tables",
     "to_text",
     "verify",

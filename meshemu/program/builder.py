@@ -107,20 +107,25 @@ class ProgramBuilder:
 
     def messages(
         self, src: ArrayLike, dst: ArrayLike, size_bytes: ArrayLike, *, label: str,
-        collective: int = -1, chunk_lo: ArrayLike = 0, chunk_hi: ArrayLike = 0,
+        collective: int = -1, chunk_lo: ArrayLike = 0, chunk_hi: ArrayLike = 0, tree: ArrayLike | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-        """One SEND on src and one RECV on dst per entry. Returns (message ids, send op ids, recv op ids).
+        """One SEND on src and one RECV on dst per entry. Returns (message ids, send op ids, recv op ids) per entry.
 
-        src and dst broadcast against each other; all sends of a call come before its receives.
+        src and dst broadcast against each other; all sends of a call come before its receives. tree: entries that stand
+        side by side with one number >= 0 travel as one, a multicast with one SEND if they share src, else a reduction
+        in the network with one RECV; -1, or None for all: alone.
         """
         src, dst = np.broadcast_arrays(np.atleast_1d(src), np.atleast_1d(dst))
         count = len(src)
         message = np.arange(self._n_messages, self._n_messages + count, dtype=np.int64)
+        low, high = np.broadcast_to(chunk_lo, count), np.broadcast_to(chunk_hi, count)
+        starts = (np.ones(count, np.bool_),) * 2 if tree is None else _first_of_ops(src, np.broadcast_to(tree, count))
         send, recv = (
             self._add(
-                kind, device, label=label, message=message, collective=collective, chunk_lo=chunk_lo, chunk_hi=chunk_hi
-            )
-            for kind, device in ((OpKind.SEND, src), (OpKind.RECV, dst))
+                kind, device[first], label=label, message=message[first], collective=collective,
+                chunk_lo=low[first], chunk_hi=high[first],
+            )[np.cumsum(first) - 1]
+            for kind, device, first in ((OpKind.SEND, src, starts[0]), (OpKind.RECV, dst, starts[1]))
         )
         row: dict[str, ArrayLike] = {
             "src": src, "dst": dst, "size_bytes": size_bytes, "send_op": send, "recv_op": recv,
@@ -181,6 +186,19 @@ class ProgramBuilder:
         ids = np.arange(self._n_ops, self._n_ops + count, dtype=np.int64)
         self._n_ops += count
         return ids
+
+
+def _first_of_ops(src: NDArray[Any], tree: NDArray[Any]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which of a list of messages start a SEND op of their own, and which a RECV op."""
+    follows = np.zeros(len(tree), np.bool_)
+    follows[1:] = (tree[1:] == tree[:-1]) & (tree[1:] >= 0)
+    number = np.cumsum(~follows)
+    start = np.flatnonzero(~follows)
+    forks = np.zeros(len(start), np.bool_)
+    several = np.flatnonzero(np.diff(start, append=len(tree)) > 1)
+    forks[several] = src[start[several]] == src[start[several] + 1]
+    outward = forks[number - 1]
+    return ~(follows & outward), ~(follows & ~outward)
 
 
 def _csr(op: NDArray[np.int64], on: NDArray[np.int64], n_ops: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -10,6 +10,11 @@ Op kinds:
              writes the message's chunks over the device's buffer.
     REDUCE   runs on the device's communication unit and combines what RECV of `message` brought into the device's
              buffer (message -1: a combination of several receives, e.g. the adjoint of a halo).
+
+Messages that share a SEND are a multicast: what it hands over travels as one, forks in the routers and ends in one
+RECV each. Messages that share a RECV are a reduction in the network: routers sum what their SENDs hand over where it
+meets, and the RECV gets the sum. The messages of such a tree are numbered in a row and have one size and the same
+chunks; an op that belongs to several messages names the first.
 """
 
 from dataclasses import dataclass
@@ -59,7 +64,7 @@ class Program:
     Ops (n): kind int8; device int32; label int32 -> labels; op_class int16 -> op_classes; number_format int8 ->
     number_formats; flops, read_bytes, write_bytes int64; message int64 (-1: none); collective int32 (-1: none);
     chunk_lo, chunk_hi int32 (chunk range of the collective's buffer that a SEND/RECV/REDUCE touches, else 0, 0).
-    Messages (m): src, dst int32; size_bytes int64; send_op, recv_op int64.
+    Messages (m): src, dst int32; size_bytes int64; send_op, recv_op int64 (either may be shared by a tree).
     Dependencies, CSR: op i waits for dep[dep_ptr[i]:dep_ptr[i+1]], all on the same device as i.
     """
 

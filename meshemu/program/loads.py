@@ -3,23 +3,27 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.mesh import Mesh, link_rates, message_ps, routes, serialisation_ps
+from meshemu.mesh import Mesh, link_rates, message_ps, routes, serialisation_ps, trees_ps
 from meshemu.program.ir import Program
+from meshemu.program.trees import message_trees, routed_trees
 
 __all__ = ["link_bytes", "lower_bound_ps"]
 
 
 def link_bytes(program: Program, mesh: Mesh) -> NDArray[np.int64]:
-    """Bytes that each link carries, int64[n_links]: every message loads all links of its XY route.
+    """Bytes that each link carries, int64[n_links]: every message loads all links of its XY route, a tree each once.
 
     Injection and ejection links are part of a route where the hardware has them. Raises InputError for a message
-    that cannot be routed.
+    that cannot be routed, and for a tree on a mesh whose routers cannot fork or merge.
     """
-    way = routes(mesh, program.src, program.dst)
+    found = message_trees(program)
+    way = routes(mesh, program.src[found.alone], program.dst[found.alone])
     load = np.zeros(way.n_routes, np.int64)
-    np.add.at(load, way.index, program.size_bytes)
+    np.add.at(load, way.index, program.size_bytes[found.alone])
     carried = np.zeros(mesh.n_links, np.int64)
     np.add.at(carried, way.route_links, np.repeat(load, np.diff(way.route_ptr)))
+    routed = routed_trees(program, mesh, found)
+    np.add.at(carried, routed.link, program.size_bytes[found.first][routed.tree_of_edge])
     return carried
 
 
@@ -34,5 +38,8 @@ def lower_bound_ps(program: Program, mesh: Mesh) -> int:
     carried = link_bytes(program, mesh)
     num, den = link_rates(mesh)
     busy = np.where(carried > 0, serialisation_ps(carried, num, den) + mesh.latency_ps, 0)
-    lone = message_ps(mesh, routes(mesh, program.src, program.dst), program.size_bytes)
-    return int(max(busy.max(), lone.max()))
+    found = message_trees(program)
+    alone = found.alone
+    lone = message_ps(mesh, routes(mesh, program.src[alone], program.dst[alone]), program.size_bytes[alone])
+    together = trees_ps(mesh, routed_trees(program, mesh, found), program.size_bytes[found.first])
+    return int(max(busy.max(), lone.max(initial=0), together.max(initial=0)))

@@ -10,6 +10,10 @@
     1 device 0 send message 0 to 1 bytes 32 collective 0 chunks 0:1 label "gradients" after 0
     2 device 1 recv message 0 from 0 bytes 32 collective 0 chunks 0:1 label "gradients"
 
+The SEND of a multicast and the RECV of a reduction in the network name all their messages and devices:
+
+    0 device 0 send message 0,1 to 1,2 bytes 32 label "parameters"
+
 Fields with their default value (0, or none) are left out; a name of other than word characters is a JSON string. The
 three tables give names their numbers; they may be left out, and names are then numbered as they come. An empty line
 and a line that starts with # are ignored.
@@ -17,6 +21,7 @@ and a line that starts with # are ignored.
 
 import json
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -68,8 +73,9 @@ def from_text(text: str) -> Program:
 def _check_message_ops(p: Program) -> None:
     number = np.arange(p.n_messages)
     for kind, op, end in ((OpKind.SEND, p.send_op, p.src), (OpKind.RECV, p.recv_op, p.dst)):
-        matched = np.array_equal(p.message[op], number) and np.array_equal(p.device[op], end)
-        if not matched or np.count_nonzero(p.kind == kind) != p.n_messages or (p.kind[op] != kind).any():
+        named, first = np.unique(op, return_index=True)
+        matched = np.array_equal(p.message[named], number[first]) and np.array_equal(p.device[op], end)
+        if not matched or np.count_nonzero(p.kind == kind) != len(named) or (p.kind[op] != kind).any():
             raise ScheduleError(f"the {kind.name} ops of a Program do not match its {p.n_messages} messages")
 
 
@@ -91,6 +97,10 @@ def _op_lines(p: Program) -> Iterator[str]:
         "kind", "device", "label", "op_class", "number_format", *_COUNTS.values(), "message", "collective",
         "chunk_lo", "chunk_hi", "src", "dst", "size_bytes", "dep_ptr", "dep",
     )}
+    messages_of: defaultdict[int, list[int]] = defaultdict(list)
+    for ops in (p.send_op.tolist(), p.recv_op.tolist()):
+        for number, op in enumerate(ops):
+            messages_of[op].append(number)
     classes, formats = [_name(n) for n in p.op_classes], [_name(n) for n in p.number_formats]
     labels, kinds = [json.dumps(n) for n in p.labels], [kind.name.lower() for kind in OpKind]
     for op in range(p.n_ops):
@@ -101,11 +111,13 @@ def _op_lines(p: Program) -> Iterator[str]:
         if p.number_formats[columns["number_format"][op]]:
             words.append(f"format {formats[columns['number_format'][op]]}")
         words += [f"{word} {columns[name][op]}" for word, name in _COUNTS.items() if columns[name][op]]
-        if message != -1:
-            words.append(f"message {message}")
         if kind in (OpKind.SEND, OpKind.RECV):
-            peer = f"to {columns['dst'][message]}" if kind == OpKind.SEND else f"from {columns['src'][message]}"
-            words.append(f"{peer} bytes {columns['size_bytes'][message]}")
+            side, end = ("to", "dst") if kind == OpKind.SEND else ("from", "src")
+            peers = ",".join(str(columns[end][number]) for number in messages_of[op])
+            words.append(f"message {','.join(map(str, messages_of[op]))} {side} {peers}")
+            words.append(f"bytes {columns['size_bytes'][message]}")
+        elif message != -1:
+            words.append(f"message {message}")
         if columns["collective"][op] != -1:
             words.append(f"collective {columns['collective'][op]}")
         if columns["chunk_lo"][op] or columns["chunk_hi"][op]:
@@ -197,8 +209,9 @@ class _Reader:
             raise ValueError(f"unknown kind {words[3]!r}; known: {', '.join(_KINDS)}")
         device, kind, fields = int(words[2]), _KINDS[words[3]], _fields(words[4:], _OP_FIELDS)
         lo, _, hi = fields.get("chunks", "0:0").partition(":")
+        numbers = _numbers(fields.get("message", "-1"))
         row = {
-            "kind": int(kind), "device": device, "message": int(fields.get("message", -1)),
+            "kind": int(kind), "device": device, "message": numbers[0],
             "collective": int(fields.get("collective", -1)), "chunk_lo": int(lo), "chunk_hi": int(hi),
             **{name: int(fields.get(word, 0)) for word, name in _COUNTS.items()},
         }
@@ -206,11 +219,16 @@ class _Reader:
             names = self._names[table]
             row[name] = names.setdefault(_text(fields.get(word, '""')), len(names))
         if kind in (OpKind.SEND, OpKind.RECV):
-            ends = (device, int(fields["to"])) if kind == OpKind.SEND else (int(fields["from"]), device)
-            half = self._sent if kind == OpKind.SEND else self._received
-            if row["message"] in half:
-                raise ValueError(f"message {row['message']} has a second {words[3]} op")
-            half[int(fields["message"])] = (*ends, int(fields["bytes"]), op)
+            sends = kind == OpKind.SEND
+            half, peers = (self._sent, "to") if sends else (self._received, "from")
+            for message, peer in zip(_numbers(fields["message"]), _numbers(fields[peers]), strict=True):
+                if message in half:
+                    raise ValueError(f"message {message} has a second {words[3]} op")
+                half[message] = (device, peer, int(fields["bytes"]), op) if sends else (
+                    peer, device, int(fields["bytes"]), op
+                )
+        elif len(numbers) > 1:
+            raise ValueError(f"a {words[3]} op names one message, not {fields['message']}")
         for name, column in self._ops.items():
             column.append(row[name])
         self._dep += _numbers(fields["after"]) if "after" in fields else []

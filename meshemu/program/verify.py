@@ -1,9 +1,10 @@
 """Check that a Program is sound before anything runs or times it.
 
-What is checked: arrays fit one another; every message is sent once and received once, by its ends; dependencies stay
-on a device and, with messages, form no cycle; ops of a collective that touch one chunk of a buffer (other than two
-sends) are ordered by dependencies and messages, so that every order of execution gives one result; and in one such
-order every collective does what its kind says, each contribution exactly once.
+What is checked: arrays fit one another; every message is sent once and received once, by its ends; messages that share
+an op are a sound multicast or reduction in the network; dependencies stay on a device and, with messages, form no
+cycle; ops of a collective that touch one chunk of a buffer (other than two sends) are ordered by dependencies and
+messages, so that every order of execution gives one result; and in one such order every collective does what its kind
+says, each contribution exactly once.
 """
 
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from meshemu.program.contributions import KINDS, Moves, Step, check_exactly_once
 from meshemu.program.hazards import Hazards
 from meshemu.program.ir import CollectiveUse, OpKind, Program
 from meshemu.program.order import describe_op, first_unordered, levels, precedence
+from meshemu.program.trees import check_trees
 
 __all__ = ["verify"]
 
@@ -90,7 +92,7 @@ def _check_use(use_index: int, use: CollectiveUse, n_devices: int) -> None:
 def _check_messages(p: Program) -> None:
     number = np.arange(p.n_messages)
     for kind, op, end, verb in ((OpKind.SEND, p.send_op, p.src, "sent"), (OpKind.RECV, p.recv_op, p.dst, "received")):
-        wrong = (p.kind[op] != kind) | (p.device[op] != end) | (p.message[op] != number)
+        wrong = (p.kind[op] != kind) | (p.device[op] != end) | (p.message[op] != _first_of_op(op, number))
         if wrong.any():
             at = int(np.argmax(wrong))
             raise ScheduleError(f"message {at} is to be {verb} on device {end[at]}, not by {describe_op(p, op[at])}")
@@ -98,12 +100,19 @@ def _check_messages(p: Program) -> None:
         extra[op] = False
         if extra.any():
             raise ScheduleError(f"{describe_op(p, int(np.argmax(extra)))} belongs to no message or repeats one")
+    check_trees(p)
     if (p.src == p.dst).any():
         at = int(np.argmax(p.src == p.dst))
         raise ScheduleError(f"message {at} goes from device {p.src[at]} to itself")
     stray = (p.kind == OpKind.COMPUTE) & (p.message >= 0)
     if stray.any():
         raise ScheduleError(f"{describe_op(p, int(np.argmax(stray)))} is no op of a message")
+
+
+def _first_of_op(op: NDArray[np.int64], number: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The first message of the run of messages that share an op, for every message."""
+    starts = np.concatenate(([True], op[1:] != op[:-1]))[: len(op)]
+    return np.asarray(number[starts][np.cumsum(starts) - 1])
 
 
 def _check_dependencies(p: Program) -> None:
@@ -120,6 +129,10 @@ def _check_dependencies(p: Program) -> None:
     if loose.any():
         op = int(np.argmax(loose))
         raise ScheduleError(f"{describe_op(p, op)} does not wait for {describe_op(p, awaited[op])}")
+    named = p.message[p.recv_op[p.message[combine]]]
+    if (named != p.message[combine]).any():
+        op = int(combine[np.argmax(named != p.message[combine])])
+        raise ScheduleError(f"{describe_op(p, op)} combines a sum of the network, so it names its first message")
     times = np.bincount(p.message[combine], minlength=p.n_messages)
     if (times > 1).any():
         raise ScheduleError(f"message {int(np.argmax(times))} is reduced {times.max()} times instead of once")
@@ -127,10 +140,10 @@ def _check_dependencies(p: Program) -> None:
 
 def _writers(p: Program) -> NDArray[np.int64]:
     """Return the op of each message that changes a buffer: its REDUCE, else its RECV."""
-    writer = p.recv_op.copy()
+    by_recv = np.arange(p.n_ops)
     combine = np.flatnonzero((p.kind == OpKind.REDUCE) & (p.message >= 0))
-    writer[p.message[combine]] = combine
-    return writer
+    by_recv[p.recv_op[p.message[combine]]] = combine
+    return by_recv[p.recv_op]
 
 
 def _moves(p: Program, writer: NDArray[np.int64]) -> Iterator[tuple[int, Moves, NDArray[np.int64]]]:
@@ -165,6 +178,10 @@ def _moves(p: Program, writer: NDArray[np.int64]) -> Iterator[tuple[int, Moves, 
                 f"{describe_op(p, send[at])} with chunks {moves.lo[at]}:{moves.hi[at]} does not fit collective "
                 f"{index} {use.label!r} of {len(use.devices)} devices and {use.n_chunks} chunks"
             )
+        overwrites = (p.message[p.recv_op[message]] != message) & ~moves.reduce
+        if overwrites.any():
+            recv = p.recv_op[message[np.argmax(overwrites)]]
+            raise ScheduleError(f"{describe_op(p, int(recv))} gets a sum of the network that no REDUCE combines")
         yield index, moves, message
 
 
@@ -185,10 +202,12 @@ def _check_collective(
     except ScheduleError as error:
         raise ScheduleError(f"collective {index} {use.label!r}: {error}") from None
     buffers = Hazards(len(use.devices) * use.n_chunks)
+    forked, merged = (p.message[op] != message for op in (send, p.recv_op[message]))
     pairs = []
     for sent, received in steps:
         for access, op, end, which in (
-            (buffers.read, send, moves.src, sent), (buffers.write, writer, moves.dst, received)
+            (buffers.read, send, moves.src, sent[~forked[sent]]),
+            (buffers.write, writer, moves.dst, received[~merged[received]]),
         ):  # fmt: skip
             start = end[which] * use.n_chunks + moves.lo[which]
             waiting, on = access(op[which], start, moves.hi[which] - moves.lo[which])
