@@ -1,55 +1,62 @@
-"""How fast the timing engine is: packet-hops per second beside the same model in plain Python, and end to end.
+"""How fast the timing engine is: beside other simulators of the same model, and over MPI ranks.
 
-    python scripts/bench_network.py [--large] [--repeat N]
+    python scripts/bench_network.py [--large] [--ranks 1 2 4] [--repeat N]
 
-`engine` is a whole call, with checks, routes and results; `python` the event loop of `meshemu.network.reference` alone
-(at most 4,000 messages); `ratio` engine / python. CPU time of one core, so that other processes disturb little.
+First table, one core: packet-hops per second of whole calls (checks, routes, event loop, results) in processor time,
+beside a heapq loop in plain Python (`meshemu.network.reference`) and, where it is installed, simpy. These run a part of
+the messages where all would take too long. Second table: the same calls over MPI ranks, in wall time.
 """
 
 import argparse
+import importlib.util
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from meshemu.collectives import collective_program
+from meshemu.comm import Comm
 from meshemu.hardware import System
 from meshemu.mesh import Mesh, flatten, rate, routes
 from meshemu.network import MessageTimes, Timing, simulate_messages, time_program
 from meshemu.network.reference import Reference, ReferenceLink, ReferenceOp
 from meshemu.program.ir import Program
 
+Result = MessageTimes | Timing
+
 PACKET_BYTES = 4096
+MOST_HOPS = 400_000  # that a simulator in plain Python is given
 
 
 @dataclass(frozen=True)
 class Case:
-    """A workload: how to run it, and its messages or Program for the reference."""
+    """A workload: its mesh, and its Program or its messages (src, dst, size_bytes of each)."""
 
     name: str
     mesh: Mesh
-    run: Callable[[], MessageTimes | Timing]
-    traffic: tuple[np.ndarray, np.ndarray, int] | Program
+    traffic: Program | tuple[np.ndarray, np.ndarray, int]
+    packet_bytes: int = PACKET_BYTES
+
+    def run(self, comm: Comm | None = None) -> Result:
+        """One call of the engine."""
+        if isinstance(self.traffic, Program):
+            free = np.zeros(self.traffic.n_ops, np.int64)
+            return time_program(self.traffic, self.mesh, free, packet_bytes=self.packet_bytes, comm=comm)
+        return simulate_messages(self.mesh, *self.traffic, packet_bytes=self.packet_bytes, comm=comm)
 
 
 def grid(rows: int, cols: int) -> Mesh:
     return flatten(System.grid(rows=rows, cols=cols, bandwidth="50 GB/s", latency="500 ns"))
 
 
-def ring(rows: int, cols: int, size_bytes: int) -> Case:
-    mesh = grid(rows, cols)
-    program = collective_program("all_reduce", "ring", mesh, size_bytes)
-    free = np.zeros(program.n_ops, np.int64)
-    name = f"ring all-reduce {rows}x{cols}, {size_bytes >> 10} KiB"
-    return Case(name, mesh, lambda: time_program(program, mesh, free, packet_bytes=PACKET_BYTES), program)
-
-
-def messages(name: str, mesh: Mesh, src: np.ndarray, dst: np.ndarray, size_bytes: int) -> Case:
-    def run() -> MessageTimes:
-        return simulate_messages(mesh, src, dst, size_bytes, packet_bytes=PACKET_BYTES)
-
-    return Case(f"{name} {mesh.rows}x{mesh.cols}, {size_bytes >> 10} KiB", mesh, run, (src, dst, size_bytes))
+def all_reduce(algorithm: str, mesh: Mesh, size_bytes: int, packet_bytes: int = PACKET_BYTES) -> Case:
+    program = collective_program("all_reduce", algorithm, mesh, size_bytes, itemsize=4)
+    name = f"{algorithm} all-reduce {mesh.rows}x{mesh.cols}, {size_bytes / 1e6:.3g} MB"
+    return Case(name, mesh, program, packet_bytes)
 
 
 def all_to_all(rows: int, cols: int, size_bytes: int, turns: int | None = None) -> Case:
@@ -59,75 +66,197 @@ def all_to_all(rows: int, cols: int, size_bytes: int, turns: int | None = None) 
     every = np.arange(1, n) if turns is None else np.linspace(1, n - 1, turns).astype(np.int64)
     src, turn = (axis.ravel() for axis in np.meshgrid(np.arange(n), every))
     name = "all-to-all" if turns is None else f"all-to-all ({turns} turns)"
-    return messages(name, mesh, src, (src + turn) % n, size_bytes)
+    return Case(f"{name} {rows}x{cols}, {size_bytes >> 10} KiB", mesh, (src, (src + turn) % n, size_bytes))
 
 
 def uniform(rows: int, cols: int, n_messages: int, size_bytes: int) -> Case:
     mesh, rng = grid(rows, cols), np.random.default_rng(0)
     src = rng.integers(0, mesh.n_devices, n_messages)
     dst = (src + rng.integers(1, mesh.n_devices, n_messages)) % mesh.n_devices
-    return messages("uniform random", mesh, src, dst, size_bytes)
+    return Case(f"uniform random {rows}x{cols}, {size_bytes >> 10} KiB", mesh, (src, dst, size_bytes))
 
 
-def reference(case: Case, most_messages: int = 4000) -> Reference:
-    """The plain Python model on the case, or on its first messages where it would take too long."""
-    mesh = case.mesh
-    ops: list[ReferenceOp] = []
-    if isinstance(case.traffic, Program):
-        program = case.traffic
-        src, dst, sizes = program.src, program.dst, program.size_bytes.tolist()
-        ready: list[int | None] = [None] * len(sizes)
-        columns = zip(program.kind, program.device, program.message, strict=True)
-        ends = program.dep_ptr.tolist()
-        ops = [
-            ReferenceOp(int(kind), int(device), 0, program.dep[ends[i] : ends[i + 1]].tolist(), int(message))
-            for i, (kind, device, message) in enumerate(columns)
-        ]
-    else:
-        src, dst, size_bytes = case.traffic
-        src, dst = src[:most_messages], dst[:most_messages]
-        sizes, ready = [size_bytes] * len(src), [0] * len(src)
-    paths = routes(mesh, src, dst)
+def incast(rows: int, cols: int, size_bytes: int) -> Case:
+    """Everybody sends to device 0."""
+    mesh = grid(rows, cols)
+    src = np.arange(1, mesh.n_devices)
+    return Case(f"incast {rows}x{cols}, {size_bytes >> 10} KiB", mesh, (src, np.zeros_like(src), size_bytes))
+
+
+CASES: dict[str, Callable[[], Case]] = {
+    "ring": lambda: all_reduce("ring", grid(8, 8), 2**20),
+    "ring 16": lambda: all_reduce("ring", grid(8, 8), 2**24),
+    "all-to-all": lambda: all_to_all(8, 8, 2**16),
+    "uniform": lambda: uniform(8, 8, 4000, 2**16),
+    "incast": lambda: incast(8, 8, 2**20),
+    "die": lambda: all_reduce("tree", flatten(System.preset("dojo-die")), 2**20, 64),
+}
+LARGE: dict[str, Callable[[], Case]] = {
+    "rows_columns 60x50": lambda: all_reduce("rows_columns", grid(60, 50), 10**8),
+    "all-to-all 60x50": lambda: all_to_all(60, 50, 2**14, 20),
+    "uniform 60x50": lambda: uniform(60, 50, 30_000, 2**16),
+    "incast 60x50": lambda: incast(60, 50, 2**16),
+}
+
+
+def some_messages(case: Case) -> tuple[list[list[int]], int]:
+    """Routes, as link ids, of as many messages of a case as a simulator in plain Python is given; their size."""
+    assert not isinstance(case.traffic, Program)
+    src, dst, size_bytes = case.traffic
+    paths = routes(case.mesh, src, dst)
+    hops = np.diff(paths.route_ptr)[paths.index] * -(-size_bytes // case.packet_bytes)
+    n = max(1, int(np.searchsorted(np.cumsum(hops), MOST_HOPS)))
+    return [paths.links(route).tolist() for route in paths.index[:n]], size_bytes
+
+
+def plain_python(case: Case) -> float | None:
+    """Packet-hops per second of the reference model."""
+    mesh, traffic = case.mesh, case.traffic
     links = [
         ReferenceLink(*rate(int(bandwidth)), int(latency))
         for bandwidth, latency in zip(mesh.bandwidth_bytes_per_s, mesh.latency_ps, strict=True)
     ]
-    return Reference(links, sizes, [paths.links(i).tolist() for i in paths.index], ready, ops, PACKET_BYTES)
+    if isinstance(traffic, Program):
+        paths = routes(mesh, traffic.src, traffic.dst)
+        hops = np.diff(paths.route_ptr)[paths.index] * -(-traffic.size_bytes // case.packet_bytes)
+        if hops.sum() > 2 * MOST_HOPS:
+            return None
+        bounds = traffic.dep_ptr.tolist()
+        ops = [
+            ReferenceOp(int(kind), int(device), 0, traffic.dep[bounds[i] : bounds[i + 1]].tolist(), int(message))
+            for i, (kind, device, message) in enumerate(
+                zip(traffic.kind, traffic.device, traffic.message, strict=True)
+            )
+        ]
+        ways = [paths.links(route).tolist() for route in paths.index]
+        model = Reference(links, traffic.size_bytes.tolist(), ways, [None] * len(ways), ops, case.packet_bytes)
+    else:
+        ways, size = some_messages(case)
+        model = Reference(links, [size] * len(ways), ways, [0] * len(ways), [], case.packet_bytes)
+    began = time.process_time()
+    model.run()
+    return model.n_packet_hops / (time.process_time() - began)
 
 
-def best(repeat: int, function: Callable[[], MessageTimes | Timing]) -> tuple[MessageTimes | Timing, float]:
-    """The result and the least CPU seconds of a call."""
+def with_simpy(case: Case) -> float | None:
+    """Packet-hops per second of simpy: a packet is a process, a link a resource held for the serialisation."""
+    if isinstance(case.traffic, Program):
+        return None
+    import simpy
+
+    ways, size = some_messages(case)
+    environment = simpy.Environment()
+    links = [simpy.Resource(environment) for _ in range(case.mesh.n_links)]
+    latency = case.mesh.latency_ps.tolist()
+    rates = [rate(int(bandwidth)) for bandwidth in case.mesh.bandwidth_bytes_per_s]
+
+    def busy(link: int, request: object, size_bytes: int) -> Iterator[object]:
+        num, den = rates[link]
+        yield environment.timeout(-(-size_bytes * num // den))
+        links[link].release(request)
+
+    def packet(way: list[int], size_bytes: int) -> Iterator[object]:
+        for link in way:
+            request = links[link].request()
+            yield request
+            environment.process(busy(link, request, size_bytes))
+            yield environment.timeout(latency[link])
+
+    n_hops = 0
+    for way in ways:
+        for begin in range(0, size, case.packet_bytes):
+            environment.process(packet(way, min(case.packet_bytes, size - begin)))
+            n_hops += len(way)
+    began = time.process_time()
+    environment.run()
+    return n_hops / (time.process_time() - began)
+
+
+PEERS: dict[str, Callable[[Case], float | None]] = {"python": plain_python, "simpy": with_simpy}
+
+
+def best(repeat: int, clock: Callable[[], float], call: Callable[[], Result]) -> tuple[Result, float]:
+    """The last result and the least seconds of a call; the first call, which loads or compiles, does not count."""
+    result = call()
     seconds = []
     for _ in range(repeat):
-        began = time.process_time()
-        result = function()
-        seconds.append(time.process_time() - began)
+        began = clock()
+        result = call()
+        seconds.append(clock() - began)
     return result, min(seconds)
+
+
+def one_core(names: Iterable[str], repeat: int) -> None:
+    """Print the table of packet-hops per second."""
+    peers = {name: run for name, run in PEERS.items() if name == "python" or importlib.util.find_spec(name)}
+    for name in PEERS.keys() - peers.keys():
+        print(f"{name} is not installed: left out (pip install {name})")
+    row = "{:<42}{:>13}{:>10}{:>12}" + "{:>12}{:>8}" * len(peers)
+    heads = [text for name in peers for text in (f"{name} M/s", "ratio")]
+    print(row.format("case", "packet-hops", "events", "engine M/s", *heads))
+    for name in names:
+        case = (CASES | LARGE)[name]()
+        result, seconds = best(repeat, time.process_time, case.run)
+        speed = result.counters.packet_hops / seconds
+        beside = []
+        for peer in peers.values():
+            found = peer(case)
+            beside += ["", ""] if found is None else [f"{found / 1e6:.2f}", f"{speed / found:.0f}"]
+        counters = result.counters
+        print(row.format(case.name, counters.packet_hops, counters.events, f"{speed / 1e6:.1f}", *beside), flush=True)
+
+
+def over_ranks(names: Iterable[str], n_ranks: Iterable[int], repeat: int) -> None:
+    """Print the table of strong scaling; each line is a run of this script under mpirun."""
+    mpirun = Path(sys.executable).with_name("mpirun")
+    launcher = str(mpirun) if mpirun.exists() else "mpirun"
+    row = "{:<42}{:>6}{:>10}{:>10}{:>10}{:>9}{:>11}{:>10}"
+    heads = ["ranks", "call s", "loop s", "busy s", "windows", "imbalance", "memory"]
+    print("\n" + row.format("case", *heads))
+    for name in names:
+        for n in n_ranks:
+            command = [launcher, "-n", str(n), sys.executable, __file__, "--worker", name, "--repeat", str(repeat)]
+            subprocess.run(command, check=True)
+
+
+def worker(name: str, repeat: int) -> None:
+    """One line of the table: call s, in all; loop s, in windows; busy s, processor time of the busiest rank in the
+    event loop; the most memory that a rank used.
+    """
+    import resource
+
+    from meshemu.runtime.mpi import world
+
+    comm = world()
+    case = (CASES | LARGE)[name]()
+
+    def call() -> Result:
+        comm.barrier()
+        return case.run(comm)
+
+    result, seconds = best(repeat, time.perf_counter, call)
+    counters = result.counters
+    most = comm.max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    if comm.rank == 0:
+        row = "{:<42}{:>6}{:>10.3f}{:>10.3f}{:>10.3f}{:>9}{:>11.2f}{:>8.2f}G"
+        busy = max(rank.busy_s for rank in counters.ranks)
+        figures = [seconds, counters.wall_s, busy, counters.windows, counters.imbalance, most / 2**20]
+        print(row.format(case.name, comm.size, *figures), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--large", action="store_true", help="also 60x50 devices")
-    parser.add_argument("--repeat", type=int, default=7, help="the best of so many runs counts")
+    parser.add_argument("--large", action="store_true", help="also 60x50 devices, and the table over ranks")
+    parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks of that table")
+    parser.add_argument("--repeat", type=int, default=7, help="the best of so many calls counts")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    cases = [ring(8, 8, 2**20), ring(8, 8, 2**24), all_to_all(8, 8, 2**16), uniform(8, 8, 4000, 2**16)]
+    if arguments.worker:
+        worker(arguments.worker, arguments.repeat)
+        return
+    one_core([*CASES, *(LARGE if arguments.large else [])], arguments.repeat)
     if arguments.large:
-        large_ring = ring(60, 50, 3000 * 2**14)
-        cases += [all_to_all(60, 50, 2**14, 20), uniform(60, 50, 60_000, 2**14), large_ring]
-    row = "{:<44}{:>12}{:>10}{:>13}{:>13}{:>8}"
-    print(row.format("case", "packet-hops", "events", "engine M/s", "python M/s", "ratio"))
-    for case in cases:
-        case.run()
-        result, call_s = best(arguments.repeat, case.run)
-        hops = result.counters.packet_hops
-        plain = ["", ""]
-        if not isinstance(case.traffic, Program) or case.traffic.n_ops < 10**5:
-            model = reference(case)
-            began = time.process_time()
-            model.run()
-            speed = model.n_packet_hops / (time.process_time() - began)
-            plain = [f"{speed / 1e6:.2f}", f"{hops / call_s / speed:.0f}"]
-        print(row.format(case.name, hops, result.counters.events, f"{hops / call_s / 1e6:.1f}", *plain))
+        over_ranks(LARGE, arguments.ranks, arguments.repeat)
 
 
 if __name__ == "__main__":

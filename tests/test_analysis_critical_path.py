@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_run import make_case
+from tree_engines import routed_mesh
 
 from meshemu.analysis.critical_path import critical_path
 from meshemu.hardware import System
@@ -91,3 +92,43 @@ def test_routes_of_the_run_are_used(order: str) -> None:
     timing = time_program(program, mesh, np.zeros(2, np.int64), order=order)
     path = critical_path(program, mesh, timing.ops.start_ps, timing.ops.end_ps, order=order)
     assert path.waiting_ps == 0 and path.total_ps == timing.end_ps
+
+
+def test_a_reduction_follows_its_last_sender_and_a_multicast_its_own_way() -> None:
+    """Devices 0, 1, 2 add into 3; 1 computes for 500 ns, so its part decides. Then 3 multicasts, and 0 is farthest."""
+    mesh = routed_mesh(System.grid(rows=1, cols=4, bandwidth="1 GB/s", latency="10 ns"), "7 ns")
+    builder = ProgramBuilder(4)
+    late = builder.compute([1], label="late", op_class="conv", **WORK)
+    message, send, recv = builder.messages([0, 1, 2], 3, 100, label="r", tree=[0, 0, 0])
+    builder.depend(send[1], late)
+    add = builder.reduce(3, label="add", op_class="sum", message=message[:1], **WORK)
+    builder.depend(add, recv[:1])
+    _, out, back = builder.messages(3, [0, 1, 2], 50, label="m", tree=[0, 0, 0])
+    builder.depend(out[:1], add)
+    program = builder.build()
+    duration = np.zeros(program.n_ops, np.int64)
+    duration[late], duration[add] = 500_000, 900
+    timing = time_program(program, mesh, duration)
+    path = critical_path(program, mesh, timing.ops.start_ps, timing.ops.end_ps)
+    assert path.ops == (late[0], send[1], recv[0], add[0], out[0], back[0])
+    # Part 1 merges at 1 and at 2, then goes over two links; the copy of 0 over three.
+    assert path.latency_ps == 2 * 10_000 + 2 * 7_000 + 3 * 10_000
+    assert (path.compute_ps, path.combine_ps, path.waiting_ps) == (500_000, 900, 0)
+    assert path.serialisation_ps == 100_000 + 50_000
+    assert path.total_ps == timing.end_ps
+
+
+def test_a_send_that_forks_lasts_until_its_slowest_first_link() -> None:
+    mesh = routed_mesh(System.grid(rows=1, cols=3, bandwidth="1 GB/s", latency="10 ns"))
+    mesh.bandwidth_bytes_per_s[mesh.out_link[1, 3]] = 10**8
+    builder = ProgramBuilder(3)
+    _, send, _ = builder.messages(1, [0, 2], 100, label="m", tree=[0, 0])
+    after = builder.compute([1], label="after", op_class="conv", **WORK)
+    builder.depend(after, send[:1])
+    program = builder.build()
+    duration = np.zeros(program.n_ops, np.int64)
+    duration[after] = 10**8
+    timing = time_program(program, mesh, duration)
+    path = critical_path(program, mesh, timing.ops.start_ps, timing.ops.end_ps)
+    assert (path.serialisation_ps, path.waiting_ps, path.latency_ps) == (1_000_000, 0, 0)
+    assert path.ops == (send[0], after[0]) and path.total_ps == timing.end_ps

@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import meshemu
 from meshemu.collectives import collective_program
 from meshemu.errors import InputError, ScheduleError
 from meshemu.hardware import System
-from meshemu.mesh import flatten
+from meshemu.mesh import flatten, routes
 from meshemu.network import contention_free, simulate_messages, step_summary, time_program
 from meshemu.program.builder import ProgramBuilder
 
@@ -60,10 +61,84 @@ def test_ring_all_reduce_closed_form(rows, cols, size, rate_ps, latency_ps):
     assert timing.end_ps == 2 * (n - 1) * (latency_ps + size // n * rate_ps)
 
 
-def test_all_to_all():
-    src, turn = (axis.ravel() for axis in np.meshgrid(np.arange(64), np.arange(1, 64)))
-    found = simulate_messages(grid(8, 8), src, (src + turn) % 64, 65536)
+@pytest.mark.parametrize("given", ["by source", "by destination", 1, 2])
+def test_all_to_all(given):
+    pair = np.flatnonzero(np.eye(64).ravel() == 0)
+    if given == "by destination":
+        pair = pair[np.argsort(pair % 64, kind="stable")]
+    elif given != "by source":
+        pair = np.random.default_rng(given).permutation(pair)
+    src, dst = np.divmod(pair, 64)
+    size = np.full(len(src), 65536)
+    found = simulate_messages(grid(8, 8), src, dst, size)
     assert 167_772_160 <= found.end_ps < 180_000_000
+    assert found.end_ps == 173_272_160, "whatever the order of the rows"
+
+
+def saturated_bytes_per_s(system, src, dst, load):
+    """Bytes per second that get through while (src, dst) pairs send `load` bytes each, all at once."""
+    found = meshemu.simulate_messages(system, src, dst, load)
+    return int(np.broadcast_to(load, len(src)).sum()) * 10**12 / found.end_ps
+
+
+def fair_rates(mesh, paths):
+    """Bytes per second of each path if links share their bandwidth max-min fairly (progressive filling)."""
+    uses = np.zeros((len(paths), mesh.n_links))
+    for row, links in enumerate(paths):
+        uses[row, links] = 1
+    rates, free, left = np.zeros(len(paths)), np.ones(len(paths), bool), mesh.bandwidth_bytes_per_s.astype(float)
+    while free.any():
+        sharing = uses[free].sum(axis=0)
+        share = np.divide(left, sharing, out=np.full(mesh.n_links, np.inf), where=sharing > 0)
+        stopped = free & (uses[:, np.argmin(share)] > 0)
+        rates[stopped] = share.min()
+        left -= rates[stopped] @ uses[stopped]
+        free &= ~stopped
+    return rates
+
+
+def across_rows(system, distance, time_s):
+    """Every live device north of the middle sends south, as much as its fair share of all links carries in time_s."""
+    mesh = flatten(system)
+    north = mesh.row < mesh.rows // 2
+    src = np.flatnonzero(north & mesh.alive)
+    src = src[mesh.alive[src + distance * mesh.cols]]
+    dst = src + distance * mesh.cols
+    way = routes(mesh, src, dst)
+    return src, dst, (fair_rates(mesh, [way.links(i) for i in way.index]) * time_s).astype(np.int64)
+
+
+@pytest.mark.parametrize(
+    ("name", "dead", "distance", "time_s", "published", "within"),
+    [
+        ("dojo-die", [], 9, 20e-6, 10e12, 0.03),
+        ("dojo-die", None, 9, 20e-6, 10e12, 0.05),
+        ("dojo-tile", [], 2, 100e-6, 10e12, 0.002),
+        ("dojo-tray", [], 5, 100e-6, 13.4e12, 0.01),
+    ],
+)
+def test_bisection_saturates_at_the_published_bandwidth(name, dead, distance, time_s, published, within):
+    """A die's 20 links of 512 GB/s, a tile's 5 of 2 TB/s, a tray's 15 of 900 GB/s.
+
+    With its dead nodes a die loses a little: behind one only two neighbours eject, and detours do not share fairly.
+    """
+    system = System.preset(name) if dead is None else System.preset(name).override({"dead": dead})
+    src, dst, load = across_rows(system, distance, time_s)
+    assert saturated_bytes_per_s(system, src, dst, load) == pytest.approx(published, rel=within)
+    more = saturated_bytes_per_s(system, np.tile(src, 2), np.tile(dst, 2), np.tile(load, 2))
+    assert more == pytest.approx(published, rel=within), "twice the load takes twice the time"
+
+
+@pytest.mark.parametrize("devices", ["die", "tile"])
+def test_a_tile_edge_saturates_at_its_published_bandwidth_in_both_directions(devices):
+    system = System.preset("dojo-tray", devices=devices)
+    mesh = flatten(system)
+    west = np.flatnonzero((mesh.tile_row == 0) & (mesh.tile_col == 0))
+    east = west + mesh.cols // 3
+    one_way = saturated_bytes_per_s(system, west, east, 2**27)
+    both = saturated_bytes_per_s(system, np.append(west, east), np.append(east, west), 2**27)
+    assert one_way == pytest.approx(4.5e12, rel=0.01)
+    assert both == pytest.approx(9e12, rel=0.01)
 
 
 def test_slow_link_between_fast_ones():
@@ -133,15 +208,66 @@ def test_deadlock_names_ops():
         ({"packet_bytes": 0}, "packet_bytes = 0"),
         ({"timeline_bins": -1}, "timeline_bins = -1"),
         ({"order": "zx"}, "zx"),
-        ({"size_bytes": 2**61, "packet_bytes": 2**60}, r"2\*\*62"),
-        ({"size_bytes": 2**40, "packet_bytes": 1}, "packets"),
-        ({"ready_ps": 2**62}, r"2\*\*62"),
+        ({"packet_bytes": 4096.5}, "packet_bytes = 4096.5 must be a whole number of at least 1"),
+        ({"packet_bytes": "4 KiB"}, "packet_bytes = '4 KiB' must be a whole number"),
+        ({"packet_bytes": True}, "packet_bytes = True must be a whole number"),
+        ({"packet_bytes": 2**63}, "packet_bytes = 9223372036854775808 must be"),
+        ({"size_bytes": [5, 2**61, 5], "packet_bytes": 2**60}, r"row 1: .*2\*\*62"),
+        ({"size_bytes": [5, 5, 2**40], "packet_bytes": 1}, "row 2: 1099511627776 bytes .* packets"),
+        ({"ready_ps": [0, 0, 2**62]}, r"row 2: takes until 4.61e\+18 ps, .*2\*\*62"),
+        ({"size_bytes": np.array([5, 2**64 - 1, 5], np.uint64)}, "row 1: size_bytes = 18446744073709551615 must be"),
+        ({"size_bytes": [5, 5, 10**30]}, f"row 2: size_bytes = {10**30} must be at most"),
+        ({"ready_ps": np.array([0, 2**63, 0], np.uint64)}, "row 1: ready_ps = 9223372036854775808 must be at most"),
+        ({"src": np.array([0, 2**63, 0], np.uint64)}, "row 1: src = 9223372036854775808 is no device"),
+        ({"dst": [1, 2**70, 3]}, f"row 1: dst = {2**70} is no device"),
     ],
 )
 def test_refused(arguments, message):
     given = {"src": [0, 0, 0], "dst": [1, 2, 3], "size_bytes": [5, 5, 5]} | arguments
     with pytest.raises(InputError, match=message):
         simulate_messages(grid(2, 2), **given)
+
+
+@pytest.mark.parametrize(
+    ("system", "rows", "message"),
+    [
+        ({}, {"size_bytes": [5, -2]}, "row 1: size_bytes = -2 must be at least 1"),
+        ({}, {"dst": [1, 1]}, "row 1: src = dst = 1"),
+        ({}, {"ready_ps": [0, -1]}, "row 1: ready_ps = -1"),
+        ({"dead": [[0, 0]]}, {}, "row 0: src = 0 is dead"),
+        ({"dead": [[0, 1], [1, 1], [2, 1]]}, {"src": [0, 0], "dst": [3, 2]}, "row 1: no route from"),
+        ({"dead_links": [[[0, 0], [0, 1]], [[0, 0], [1, 0]]]}, {}, "row 0: no route from"),
+        ({}, {"ready_ps": [0, 2**62]}, r"row 1: .*2\*\*62"),
+        ({}, {"size_bytes": [5, 2**61], "packet_bytes": 2**60}, r"row 1: .*2\*\*62"),
+        ({"link.bandwidth": "1 B/s"}, {"size_bytes": [2**40, 2**40], "packet_bytes": 2**30}, r"row 0: .*2\*\*62"),
+        ({"link.bandwidth": "0 B/s"}, {}, "link.bandwidth = '0 B/s' must be more than zero"),
+        ({"link.bandwidth": -1}, {}, "link.bandwidth = -1 is not a bandwidth"),
+        ({"link.latency": "-1 ns"}, {}, "link.latency = '-1 ns' is not a time"),
+    ],
+)
+def test_refused_on_a_system(system, rows, message):
+    given = {"src": [0, 1], "dst": [1, 0], "size_bytes": [5, 5]} | rows
+    with pytest.raises(InputError, match=message):
+        meshemu.simulate_messages(
+            System.grid(rows=3, cols=3, bandwidth="50 GB/s", latency="500 ns").override(system), **given
+        )
+
+
+def test_rows_that_are_fine_are_not_refused_for_links_that_they_do_not_use():
+    """2**62 bounds a message on its own way."""
+    mesh = grid(1, 3)
+    mesh.bandwidth_bytes_per_s[mesh.out_link[1, 1]] = 1
+    found = simulate_messages(mesh, [0], [1], 2**40, packet_bytes=2**30)
+    assert found.end_ps == 2**40 * 20 + 500_000
+    with pytest.raises(InputError, match=r"row 1: 1099511627776 bytes x 1000000000000 .* >= 2\*\*62"):
+        simulate_messages(mesh, [0, 1], [1, 2], 2**40, packet_bytes=2**30)
+
+
+def test_a_link_without_bandwidth_is_refused():
+    mesh = grid(1, 3)
+    mesh.bandwidth_bytes_per_s[mesh.out_link[1, 1]] = 0
+    with pytest.raises(InputError, match="bandwidth = 0 B/s must be at least 1 B/s"):
+        simulate_messages(mesh, [0], [2], 8)
 
 
 def test_dead_device_is_refused_with_its_row():
@@ -172,7 +298,7 @@ PRINT_TIMES = """
 import numpy as np
 from meshemu.collectives import collective_program
 from meshemu.hardware import System
-from meshemu.mesh import flatten
+from meshemu.mesh import flatten, routes
 from meshemu.network import simulate_messages, time_program
 mesh = flatten(System.grid(rows=3, cols=4, bandwidth="700 GB/s", latency="3 ns"))
 src, dst = np.divmod(np.arange(144), 12)

@@ -10,19 +10,12 @@ from hypothesis import strategies as st
 from meshemu.hardware import System
 from meshemu.mesh import Mesh, flatten, rate, routes
 from meshemu.network import simulate_messages, time_program
-from meshemu.network.reference import Reference, ReferenceLink, ReferenceOp
+from meshemu.network.oracle import reference_messages, reference_program
 from meshemu.program.builder import ProgramBuilder
-from meshemu.program.ir import OpKind, Program
+from meshemu.program.ir import Program
 from meshemu.runtime.local import run_ranks
 
 FEW = settings(max_examples=40, deadline=None, derandomize=True)
-
-
-def reference_links(mesh: Mesh):
-    return [
-        ReferenceLink(*rate(int(bandwidth)), int(latency))
-        for bandwidth, latency in zip(mesh.bandwidth_bytes_per_s, mesh.latency_ps, strict=True)
-    ]
 
 
 def random_mesh(seed: int) -> Mesh:
@@ -69,37 +62,27 @@ def random_program(n_devices: int, seed: int, n_rounds: int = 12) -> tuple[Progr
     return program, rng.choice([0, 0, 1, 10, 2000], program.n_ops)
 
 
-def check_links(links, expected) -> None:
-    np.testing.assert_array_equal(links.bytes, [link.bytes for link in expected])
-    np.testing.assert_array_equal(links.busy_ps, [sum(end - start for start, end in link.busy) for link in expected])
-    np.testing.assert_array_equal(links.wait_ps, [link.wait_ps for link in expected])
-    np.testing.assert_array_equal(links.packets, [link.packets for link in expected])
-    np.testing.assert_array_equal(links.max_queue, [link.max_queue for link in expected])
+def arrays_of(result) -> dict[str, np.ndarray]:
+    """All results of an engine run that must not depend on the number of ranks."""
+    links = {f"link {name}": value for name, value in vars(result.links).items()}
+    ops = {f"op {name}": value for name, value in vars(result.ops).items()} if hasattr(result, "ops") else {}
+    return links | ops | {
+        "depart": result.depart_ps,
+        "arrival": result.arrival_ps,
+        "bins": result.timeline.link_busy_ps,
+        "scalars": np.array([result.timeline.bin_ps, result.end_ps, result.counters.packet_hops]),
+    }  # fmt: skip
 
 
-def check_timeline(timeline, expected, end_ps: int) -> None:
-    n_bins = len(timeline.link_busy_ps)
-    assert n_bins * timeline.bin_ps >= end_ps
-    assert timeline.bin_ps == 1024 or n_bins * timeline.bin_ps // 2 < end_ps
-    for b in range(n_bins):
-        low, high = b * timeline.bin_ps, (b + 1) * timeline.bin_ps
-        inside = [sum(max(0, min(e, high) - max(s, low)) for s, e in link.busy) for link in expected]
-        np.testing.assert_array_equal(timeline.link_busy_ps[b], inside)
+def check_same(found, expected, about: str = "") -> None:
+    for name, value in arrays_of(expected).items():
+        np.testing.assert_array_equal(arrays_of(found)[name], value, err_msg=f"{about} {name}")
 
 
 def check_messages(found, mesh: Mesh, src, dst, size, ready, packet_bytes: int) -> None:
     """All that the engine found equals the reference."""
-    paths = routes(mesh, src, dst)
-    reference = Reference(
-        reference_links(mesh), size.tolist(), [paths.links(i).tolist() for i in paths.index], ready.tolist(), [],
-        packet_bytes,
-    )  # fmt: skip
-    reference.run()
-    np.testing.assert_array_equal(found.arrival_ps, [reference.arrival[i] for i in range(len(size))])
-    np.testing.assert_array_equal(found.depart_ps, [reference.depart[i] for i in range(len(size))])
-    check_links(found.links, reference.links)
-    check_timeline(found.timeline, reference.links, found.end_ps)
-    assert found.counters.packet_hops == reference.n_packet_hops
+    n_bins = len(found.timeline.link_busy_ps)
+    check_same(found, reference_messages(mesh, src, dst, size, ready, packet_bytes=packet_bytes, timeline_bins=n_bins))
 
 
 @FEW
@@ -135,42 +118,7 @@ def test_programs_equal_reference(seed, packet_bytes):
     mesh = random_mesh(seed)
     program, duration = random_program(mesh.n_devices, seed)
     found = time_program(program, mesh, duration, packet_bytes=packet_bytes, timeline_bins=5)
-    paths = routes(mesh, program.src, program.dst)
-    ops = [
-        ReferenceOp(
-            OpKind(program.kind[i]), int(program.device[i]), int(duration[i]),
-            program.dep[program.dep_ptr[i] : program.dep_ptr[i + 1]].tolist(), int(program.message[i]),
-        )
-        for i in range(program.n_ops)
-    ]  # fmt: skip
-    reference = Reference(
-        reference_links(mesh), program.size_bytes.tolist(), [paths.links(i).tolist() for i in paths.index],
-        [None] * program.n_messages, ops, packet_bytes,
-    )  # fmt: skip
-    reference.run()
-    np.testing.assert_array_equal(found.ops.end_ps, [reference.op_end[i] for i in range(program.n_ops)])
-    np.testing.assert_array_equal(found.ops.start_ps, [reference.op_start[i] for i in range(program.n_ops)])
-    np.testing.assert_array_equal(found.arrival_ps, [reference.arrival[i] for i in range(program.n_messages)])
-    check_links(found.links, reference.links)
-    check_timeline(found.timeline, reference.links, found.end_ps)
-    assert found.end_ps == max(reference.op_end.values())
-
-
-def arrays_of(result) -> dict[str, np.ndarray]:
-    """All results of an engine run that must not depend on the number of ranks."""
-    links = {f"link {name}": value for name, value in vars(result.links).items()}
-    ops = {f"op {name}": value for name, value in vars(result.ops).items()} if hasattr(result, "ops") else {}
-    return links | ops | {
-        "depart": result.depart_ps,
-        "arrival": result.arrival_ps,
-        "bins": result.timeline.link_busy_ps,
-        "scalars": np.array([result.timeline.bin_ps, result.end_ps, result.counters.packet_hops]),
-    }  # fmt: skip
-
-
-def check_same(found, expected) -> None:
-    for name, value in arrays_of(expected).items():
-        np.testing.assert_array_equal(arrays_of(found)[name], value, err_msg=name)
+    check_same(found, reference_program(program, mesh, duration, packet_bytes=packet_bytes, timeline_bins=5))
 
 
 @pytest.mark.parametrize("n_ranks", [2, 3, 4, 5])
@@ -215,21 +163,6 @@ def test_conservation_causality_capacity(seed):
     assert (found.links.busy_ps * den >= found.links.bytes * num).all(), "no link carries more than its bandwidth"
     assert (found.timeline.link_busy_ps <= found.timeline.bin_ps).all()
     np.testing.assert_array_equal(found.timeline.link_busy_ps.sum(0), found.links.busy_ps)
-
-
-@FEW
-@given(seed=st.integers(0, 10**6))
-def test_order_of_rows_matters_only_for_ties(seed):
-    mesh = random_mesh(seed)
-    rng = np.random.default_rng(seed)
-    src, dst, size, _ = random_traffic(mesh, seed, 30)
-    # Far enough apart in an odd rhythm that no two heads meet at a link at one picosecond.
-    ready = np.sort(rng.choice(10**9, 30, replace=False))
-    first = simulate_messages(mesh, src, dst, size, ready, packet_bytes=64)
-    shuffled = rng.permutation(30)
-    second = simulate_messages(mesh, src[shuffled], dst[shuffled], size[shuffled], ready[shuffled], packet_bytes=64)
-    np.testing.assert_array_equal(second.arrival_ps, first.arrival_ps[shuffled])
-    np.testing.assert_array_equal(second.links.wait_ps, first.links.wait_ps)
 
 
 @FEW

@@ -1,8 +1,9 @@
 """The chain of ops and messages that decides how long a step takes, and what its time went into.
 
 Walked backwards from the op that ends last. What an op waited for last is: for COMPUTE and REDUCE the op before it on
-the same unit if it had to queue, else its latest dependency; for RECV the message if that came after all dependencies.
-The parts add up to the duration of the step exactly.
+the same unit if it had to queue, else its latest dependency; for RECV the message if that came after all dependencies,
+of a reduction in the network the contribution that would come last on a free mesh. The parts add up to the duration of
+the step exactly.
 """
 
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.mesh import Mesh, Order, link_rates, message_ps, routes, serialisation_ps
+from meshemu.mesh import Mesh, Order
+from meshemu.network import lone_messages
 from meshemu.program.ir import OpKind, Program
 
 __all__ = ["CriticalPath", "critical_path"]
@@ -23,8 +25,8 @@ class CriticalPath:
     """Where the time of a step went, in ps; all parts together are the step.
 
     compute_ps: COMPUTE ops, also by op class. combine_ps: REDUCE ops. latency_ps and serialisation_ps: what the
-    messages on the path would take on a free mesh. waiting_ps: messages that waited for links in use. n_messages on
-    the path; ops: their ids, first to last.
+    messages on the path would take on a free mesh (merges in routers are latency). waiting_ps: messages that waited for
+    links in use, or in a router for the other parts of a sum. n_messages on the path; ops: their ids, first to last.
     """
 
     compute_ps: int
@@ -50,11 +52,12 @@ class CriticalPath:
 def critical_path(program: Program, mesh: Mesh, start_ps: _I64, end_ps: _I64, order: Order = "xy") -> CriticalPath:
     """The critical path of a timed Program; start_ps, end_ps: int64[n_ops]; order: how messages were routed."""
     before_on_unit = _UnitQueues(program, start_ps, end_ps)
+    last_sender = _last_senders(program, mesh, order, start_ps)
     parts = {"compute": 0, "combine": 0, "latency": 0, "serialisation": 0, "waiting": 0}
     by_class: dict[str, int] = {}
     path: list[int] = []
     in_flight: list[tuple[int, int]] = []  # (message, time from departure to arrival)
-    handed_over: list[tuple[int, int]] = []  # (message, time until its tail is on the first link)
+    handed_over: list[tuple[int, int]] = []  # (SEND, time until the tail is on its first links)
     op = int(end_ps.argmax()) if program.n_ops else -1
     while op >= 0:
         path.append(op)
@@ -62,6 +65,7 @@ def critical_path(program: Program, mesh: Mesh, start_ps: _I64, end_ps: _I64, or
         if kind == OpKind.RECV and (message := int(program.message[op])) >= 0:
             latest = _latest_dependency(program, end_ps, op)
             if latest < 0 or end_ps[latest] < end_ps[op]:
+                message = last_sender.get(op, message)
                 send = int(program.send_op[message])
                 path.append(send)
                 latest = _latest_dependency(program, end_ps, send)
@@ -70,7 +74,7 @@ def critical_path(program: Program, mesh: Mesh, start_ps: _I64, end_ps: _I64, or
             continue
         if kind == OpKind.SEND:
             latest = _latest_dependency(program, end_ps, op)
-            handed_over.append((int(program.message[op]), int(end_ps[op] - _end_of(end_ps, latest))))
+            handed_over.append((op, int(end_ps[op] - _end_of(end_ps, latest))))
             op = latest
             continue
         duration = int(end_ps[op] - start_ps[op])
@@ -124,6 +128,16 @@ def _end_of(end_ps: _I64, op: int) -> int:
     return int(end_ps[op]) if op >= 0 else 0
 
 
+def _last_senders(program: Program, mesh: Mesh, order: Order, start_ps: _I64) -> dict[int, int]:
+    """RECV of each reduction in the network -> the message whose contribution would come last on a free mesh."""
+    merges = np.bincount(program.recv_op, minlength=program.n_ops) > 1
+    message = np.flatnonzero(merges[program.recv_op])
+    lone = lone_messages(program, mesh, message, order)
+    there_ps = start_ps[program.send_op[message]] + lone.latency_ps + lone.serialisation_ps
+    by_time = message[np.argsort(there_ps, kind="stable")]
+    return dict(zip(program.recv_op[by_time].tolist(), by_time.tolist(), strict=True))
+
+
 def _split_messages(
     program: Program,
     mesh: Mesh,
@@ -133,18 +147,16 @@ def _split_messages(
     parts: dict[str, int],
 ) -> None:
     """Add the time of the messages to latency, serialisation and waiting."""
-    if not in_flight and not handed_over:
-        return
-    message, taken_ps = np.array(in_flight + handed_over, np.int64).T
-    size_bytes = program.size_bytes[message]
-    route = routes(mesh, program.src[message], program.dst[message], order)
-    latency_ps = message_ps(mesh, route, 0)
-    serial_ps = message_ps(mesh, route, size_bytes) - latency_ps
-    num, den = link_rates(mesh)
-    first_link = route.route_links[route.route_ptr[route.index]]
-    first = np.arange(len(message)) >= len(in_flight)
-    latency_ps = np.where(first, 0, latency_ps)
-    serial_ps = np.where(first, serialisation_ps(size_bytes, num[first_link], den[first_link]), serial_ps)
-    parts["latency"] += int(latency_ps.sum())
-    parts["serialisation"] += int(serial_ps.sum())
-    parts["waiting"] += int((taken_ps - latency_ps - serial_ps).sum())
+    if in_flight:
+        message, taken_ps = np.array(in_flight, np.int64).T
+        lone = lone_messages(program, mesh, message, order)
+        parts["latency"] += int(lone.latency_ps.sum())
+        parts["serialisation"] += int(lone.serialisation_ps.sum())
+        parts["waiting"] += int((taken_ps - lone.latency_ps - lone.serialisation_ps).sum())
+    if handed_over:
+        send, taken_ps = np.array(handed_over, np.int64).T
+        message = np.flatnonzero(np.isin(program.send_op, send))  # several where the SEND is of a multicast
+        first_ps = np.zeros(program.n_ops, np.int64)
+        np.maximum.at(first_ps, program.send_op[message], lone_messages(program, mesh, message, order).first_ps)
+        parts["serialisation"] += int(first_ps[send].sum())
+        parts["waiting"] += int((taken_ps - first_ps[send]).sum())

@@ -1,11 +1,13 @@
 """Collectives over all devices of a system: as verified Programs, and as a table of algorithms and times."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from meshemu.collectives import ALGORITHMS, KINDS, closed_form_ps, collective_program
+from meshemu.collectives import ALGORITHMS, KINDS, closed_form_ps, collective_program, lacking
 from meshemu.cost import combine_cost
+from meshemu.emulator.retiming import sorted_overrides
 from meshemu.emulator.timing import time
 from meshemu.errors import InputError
 from meshemu.hardware import System
@@ -42,11 +44,19 @@ def collective(
     )  # fmt: skip
 
 
-def collectives_table(system_name: str, size_bytes: int, comm: Any = None) -> str:
-    """Every collective by every algorithm over the devices of a preset: contention-free model beside simulation."""
+def collectives_table(
+    system_name: str, size_bytes: int, *, overrides: Sequence[str] = (), comm: Any = None
+) -> str:
+    """Every collective by every algorithm over the devices of a preset: contention-free model beside simulation.
+
+    overrides: "system.KEY=VALUE" as in a configuration. in_network is among the algorithms where routers can do it.
+    """
     if size_bytes % ITEMSIZE:
         raise InputError(f"--size {size_bytes} B is no whole number of fp32 elements of {ITEMSIZE} B")
-    system = System.preset(system_name)
+    hardware, timing = sorted_overrides(overrides)
+    if timing:
+        raise InputError(f"--set timing.{next(iter(timing))}: only system.KEY=VALUE can be changed here")
+    system = System.preset(system_name).override(hardware)
     mesh = flatten(system)
     grid = np.where(mesh.alive, np.arange(mesh.n_devices), -1).reshape(mesh.rows, mesh.cols)
     combine = combine_cost(system.device, "fp32")
@@ -56,6 +66,8 @@ def collectives_table(system_name: str, size_bytes: int, comm: Any = None) -> st
     ]
     for kind in KINDS:
         for algorithm in ALGORITHMS:
+            if algorithm == "in_network" and lacking(kind, mesh):
+                continue
             try:
                 program = collective(kind, algorithm, system=system, size_bytes=size_bytes, itemsize=ITEMSIZE)
             except InputError as error:

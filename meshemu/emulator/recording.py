@@ -3,7 +3,7 @@
 import os
 import platform
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from meshemu.comm import Comm
@@ -12,7 +12,10 @@ from meshemu.emulator.timed_step import TimedStep
 from meshemu.record.writer import RunWriter, StepRecord
 from meshemu.version import __version__
 
-__all__ = ["Recorder"]
+__all__ = ["REMARKS", "Recorder"]
+
+REMARKS = ("plan:", "gathered:")
+"""How sentences about the plan begin, in the list of assumptions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +36,12 @@ class Recorder:
         config_text: str,
         n_steps: int,
         overwrite: bool,
+        remarks: Sequence[str] = (),
     ) -> "Recorder":
-        """Create the file. Raises RecordError on every rank if it cannot be written."""
+        """Create the file. remarks: sentences to keep beside the assumptions that the figures rest on.
+
+        Raises RecordError on every rank if it cannot be written.
+        """
 
         def create() -> RunWriter:
             writer = RunWriter(
@@ -46,7 +53,7 @@ class Recorder:
                 n_steps=n_steps,
                 timeline_bins=len(timed.timing.timeline.link_busy_ps),
                 overwrite=overwrite,
-                assumptions=[f"{a.key}: {a.sentence}" for a in timed.assumptions],
+                assumptions=[*(f"{a.key}: {a.sentence}" for a in timed.assumptions), *remarks],
             )
             writer.write_ops(timed.timing.ops)
             writer.write_timeline(timed.timing.timeline)
@@ -91,6 +98,10 @@ class Recorder:
             "events": counters.events,
             "packet_hops": counters.packet_hops,
             "windows": counters.windows,
+            "imbalance": counters.imbalance,
+            "events_of_ranks": ",".join(str(rank.events) for rank in counters.ranks),
+            "events_sent_of_ranks": ",".join(str(rank.sent) for rank in counters.ranks),
+            "busy_s_of_ranks": ",".join(f"{rank.busy_s:.6f}" for rank in counters.ranks),
             "timing_wall_s": counters.wall_s,
             **{f"{name}_wall_s": seconds for name, seconds in phases_wall_s.items()},
         }

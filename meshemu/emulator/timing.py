@@ -8,7 +8,7 @@ from meshemu.cost import durations_ps
 from meshemu.hardware import System
 from meshemu.mesh import flatten
 from meshemu.mesh.routing import Order
-from meshemu.network import MessageTimes, Timing, time_program
+from meshemu.network import MessageTimes, Router, Timing, time_program
 from meshemu.network import simulate_messages as simulate_on_mesh
 from meshemu.program.ir import Program
 from meshemu.runtime.mpi import as_comm
@@ -23,12 +23,16 @@ def time(
     packet_bytes: int = 4096,
     order: Order = "xy",
     timeline_bins: int = 64,
+    router: Router | None = None,
+    message_class: ArrayLike = 0,
     comm: Any = None,
 ) -> Timing:
     """Virtual time of every op and message of `program` on `system`, with link contention.
 
-    packet_bytes: accuracy against speed. order: dimension-ordered routing, "xy" or "yx". comm: an mpi4py communicator
-    whose ranks share the work (default: this process alone); the result is the same for any number of ranks.
+    packet_bytes: accuracy against speed. order: dimension-ordered routing, "xy" or "yx". router: routers with finite
+    buffers (docs/back-pressure.md) in place of unbounded FIFOs; message_class: there, of each message or of all. comm:
+    an mpi4py communicator whose ranks share the work (default: this process alone); the result is the same for any
+    number of ranks.
     """
     return time_program(
         program,
@@ -37,6 +41,8 @@ def time(
         packet_bytes=packet_bytes,
         order=order,
         timeline_bins=timeline_bins,
+        router=router,
+        message_class=message_class,
         comm=as_comm(comm),
     )
 
@@ -51,6 +57,8 @@ def simulate_messages(
     packet_bytes: int = 4096,
     order: Order = "xy",
     timeline_bins: int = 0,
+    router: Router | None = None,
+    message_class: ArrayLike = 0,
     comm: Any = None,
 ) -> MessageTimes:
     """Virtual time of independent messages on `system`: any traffic, one row per message.
@@ -67,5 +75,7 @@ def simulate_messages(
         packet_bytes=packet_bytes,
         order=order,
         timeline_bins=timeline_bins,
+        router=router,
+        message_class=message_class,
         comm=as_comm(comm),
     )

@@ -15,26 +15,20 @@ C(end) - C(begin), where C(x) = ceil(x num / den), so that the packets of a mess
 A `Region` grows its buffers; all else happens in `kernels`.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.network import kernels
 from meshemu.network import state as fields
-from meshemu.network.heap import EVENT
+from meshemu.network.events import EVENT, ROW, Ints
+from meshemu.network.link_statistics import widen_all_bins
+from meshemu.network.ops import begin
 from meshemu.network.state import Network, State, Work
 
-__all__ = ["Outgoing", "Region"]
+__all__ = ["FIRST_SHIFT", "NO_ROWS", "Region"]
 
-Ints = NDArray[np.int64]
-
-
-class Outgoing(NamedTuple):
-    """Event rows [time, key, position, tail] for other ranks, and for which rank each is."""
-
-    rows: Ints
-    rank: Ints
+FIRST_SHIFT = 10  # the narrowest timeline bin is 2**10 = 1024 ps
+NO_ROWS = np.zeros((0, ROW), np.int64)
 
 
 class Region:
@@ -63,7 +57,7 @@ class Region:
         self.packet_bytes = packet_bytes
         self.rank = rank
         self.state = State(
-            link=np.zeros((n_links, fields.LINK_FIELDS), np.int64),
+            link=_idle_links(n_links),
             unit_free=np.zeros((n_devices, 2), np.int64),
             depart=np.zeros(n_messages, np.int64),
             arrival=np.zeros(n_messages, np.int64),
@@ -73,54 +67,56 @@ class Region:
             end=np.zeros(n_ops, np.int64),
             busy_bins=np.zeros((n_links, n_bins), np.int64),
             heap=np.empty(EVENT * (room + 1024), np.int64),
-            out=np.empty((1024, 5), np.int64),
+            out=np.empty((1024, ROW), np.int64),
             queue=_chained(np.empty((1024, 2), np.int64), 0),
             line=_chained(np.empty((1024, 5), np.int64), 0),
+            input=np.zeros((len(network.branch), fields.INPUT_FIELDS), np.int64),
             stack=np.empty(n_ops + 1, np.int64),
             scalar=np.zeros(fields.SCALARS, np.int64),
         )
         self.state.scalar[fields.ROOM] = room
-        self.state.scalar[fields.SHIFT] = kernels.FIRST_SHIFT
-        kernels.begin(work, self.state, np.flatnonzero(own & (n_waiting == 0)))
+        begin(work, self.state, np.flatnonzero(own & (n_waiting == 0)))
+        self.run(0)
 
     @property
     def next_time(self) -> int:
-        """Time of the first pending event, kernels.NEVER if there is none."""
-        return int(kernels.next_time(self.work, self.state))
+        """Time of the first pending event, NEVER if there is none."""
+        return int(self.state.scalar[fields.NEXT_TIME])
 
-    def run(self, horizon: int) -> None:
-        """Run all events before `horizon`."""
-        while not kernels.run(self.network, self.work, self.state, self.packet_bytes, self.rank, horizon):
+    def run(self, horizon: int, rows: Ints = NO_ROWS) -> None:
+        """Take in event rows from other ranks, none of them before an event that has run; run all before `horizon`."""
+        self._grow(len(rows))
+        while not kernels.run(self.network, self.work, self.state, rows, self.packet_bytes, self.rank, horizon):
+            self._grow(0)
+            rows = NO_ROWS
+
+    def finish(self) -> None:
+        """Complete the statistics of the links; call it when no rank has events left."""
+        while not kernels.finish(self.network, self.work, self.state, self.packet_bytes):
             self._grow(0)
 
-    def take_outgoing(self) -> Outgoing:
-        """What has crossed to other ranks since the last call."""
+    def take_outgoing(self) -> Ints:
+        """Rows [time, key, where, tail, rank] that have crossed to other ranks since the last call; a view."""
         n = self.state.scalar[fields.OUT]
         self.state.scalar[fields.OUT] = 0
-        rows = self.state.out[:n]
-        return Outgoing(rows=rows[:, :4].copy(), rank=rows[:, 4].copy())
-
-    def accept(self, rows: Ints) -> None:
-        """Take in event rows from other ranks, none of them before an event that has run."""
-        self._grow(len(rows))
-        kernels.accept(self.work, self.state, rows)
+        return self.state.out[:n]
 
     def widen_bins(self, end: int) -> int:
-        """Double the timeline bins until they hold 0 <= t < end; returns their width in ps."""
-        bins, scalar = self.state.busy_bins, self.state.scalar
-        while bins.shape[1] and bins.shape[1] << int(scalar[fields.SHIFT]) < end:
-            kernels.coalesce(bins)
-            scalar[fields.SHIFT] += 1
-        return 1 << int(scalar[fields.SHIFT])
+        """Make the bins of all links as wide as it takes to hold 0 <= t < end; returns their width in ps."""
+        bins, shift = self.state.busy_bins, FIRST_SHIFT
+        while bins.shape[1] and bins.shape[1] << shift < end:
+            shift += 1
+        widen_all_bins(self.state.link, bins, shift)
+        return 1 << shift
 
     def _grow(self, n_rows: int) -> None:
         """Make room for n_rows more events, and double whichever buffer made the kernel stop."""
         state = self.state
-        needed = int(state.scalar[fields.HEAP] + state.scalar[fields.ROOM]) + n_rows + 2
+        needed = int(state.scalar[fields.HEAP] + state.scalar[fields.ROOM]) + n_rows + kernels.EVENTS_OF_ONE
         heap, out, queue, line = state.heap, state.out, state.queue, state.line
         if EVENT * needed > len(heap):
             heap = _enlarged(heap, 2 * EVENT * needed)
-        if state.scalar[fields.OUT] + 2 > len(out):
+        if state.scalar[fields.OUT] + kernels.ROWS_OF_ONE > len(out):
             out = _enlarged(out, 2 * len(out))
         if state.scalar[fields.QUEUE_FREE] < 0:
             state.scalar[fields.QUEUE_FREE] = len(queue)
@@ -129,6 +125,14 @@ class Region:
             state.scalar[fields.LINE_FREE] = len(line)
             line = _chained(_enlarged(line, 2 * len(line)), len(line))
         self.state = state._replace(heap=heap, out=out, queue=queue, line=line)
+
+
+def _idle_links(n: int) -> Ints:
+    """Rows of links that nothing has entered."""
+    link = np.zeros((n, fields.LINK_FIELDS), np.int64)
+    link[:, [fields.OPEN, fields.VOID]] = fields.NONE
+    link[:, fields.SHIFT] = FIRST_SHIFT
+    return link
 
 
 def _enlarged(rows: Ints, n: int) -> Ints:

@@ -1,20 +1,14 @@
 """A binary heap of events in one flat array, compiled; ordered by (time, key).
 
-An event is EVENT numbers, time, key, position and tail; what they mean is up to `kernels`. scalar[HEAP] is the number
-of events. The caller sees to it that the array has room.
+An event is four numbers, time, key, where and tail (see `events`). scalar[HEAP] is the number of events. The caller
+sees to it that the array has room.
 """
 
-import numpy as np
-from numpy.typing import NDArray
-
 from meshemu.network.compiled import compiled
+from meshemu.network.events import EVENT, Ints
 from meshemu.network.state import HEAP
 
-__all__ = ["EVENT", "pop", "push", "replace"]
-
-Ints = NDArray[np.int64]
-
-EVENT = 4
+__all__ = ["pop", "push", "replace"]
 
 
 @compiled
@@ -36,7 +30,7 @@ def _move(heap: Ints, source: int, target: int) -> None:
 
 
 @compiled
-def _rise(heap: Ints, hole: int, time: int, key: int, position: int, tail: int) -> None:
+def _rise(heap: Ints, hole: int, time: int, key: int, where: int, tail: int) -> None:
     """Place an event at the hole or, where it is earlier than what lies above, higher up."""
     while hole > 0:
         parent = (hole - 1) >> 1
@@ -48,14 +42,14 @@ def _rise(heap: Ints, hole: int, time: int, key: int, position: int, tail: int) 
     at = EVENT * hole
     heap[at] = time
     heap[at + 1] = key
-    heap[at + 2] = position
+    heap[at + 2] = where
     heap[at + 3] = tail
 
 
 @compiled
-def push(heap: Ints, scalar: Ints, time: int, key: int, position: int, tail: int) -> None:
+def push(heap: Ints, scalar: Ints, time: int, key: int, where: int, tail: int) -> None:
     """Add an event to the heap."""
-    _rise(heap, scalar[HEAP], time, key, position, tail)
+    _rise(heap, scalar[HEAP], time, key, where, tail)
     scalar[HEAP] += 1
 
 
@@ -79,7 +73,7 @@ def pop(heap: Ints, scalar: Ints) -> None:
 
 
 @compiled
-def replace(heap: Ints, scalar: Ints, time: int, key: int, position: int, tail: int) -> None:
+def replace(heap: Ints, scalar: Ints, time: int, key: int, where: int, tail: int) -> None:
     """Put an event in the place of the first of the heap: cheaper than to pop one and push the other."""
     n = scalar[HEAP]
     hole, child = 0, 1
@@ -94,5 +88,5 @@ def replace(heap: Ints, scalar: Ints, time: int, key: int, position: int, tail: 
     at = EVENT * hole
     heap[at] = time
     heap[at + 1] = key
-    heap[at + 2] = position
+    heap[at + 2] = where
     heap[at + 3] = tail

@@ -1,20 +1,35 @@
 """Contention-free time of a Program: the longest path through its ops, every unit and link there for each op alone.
 
 A lower bound on what `time_program` finds, computed without the engine; the difference is what contention costs. A SEND
-ends when its first link has carried the message, a RECV ends one `mesh.message_ps` after its SEND started.
+ends when its first link has carried the message, a RECV ends one `mesh.message_ps` after its SEND started; of a tree,
+`mesh.trees_ps` of each member after that member's.
 """
+
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meshemu.errors import ScheduleError
-from meshemu.mesh import Mesh, Order, link_rates, message_ps, routes, serialisation_ps
+from meshemu.mesh import Mesh, Order, link_rates, message_ps, routes, serialisation_ps, trees_ps
 from meshemu.network.results import OpTimes
-from meshemu.program.ir import OpKind, Program
+from meshemu.program.ir import Program
+from meshemu.program.trees import message_trees, routed_trees
 
-__all__ = ["contention_free"]
+__all__ = ["LoneMessages", "contention_free", "lone_messages"]
 
 Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class LoneMessages:
+    """What messages take alone, int64[n] each, in ps: until the tail is on the first link; and from when a message is
+    ready until it has arrived, in latency (merges of a reduction included) and serialisation.
+    """
+
+    first_ps: Ints
+    latency_ps: Ints
+    serialisation_ps: Ints
 
 
 def contention_free(program: Program, mesh: Mesh, duration_ps: ArrayLike, *, order: Order = "xy") -> OpTimes:
@@ -22,29 +37,29 @@ def contention_free(program: Program, mesh: Mesh, duration_ps: ArrayLike, *, ord
 
     duration_ps: int64[n_ops], for COMPUTE and REDUCE. Raises ScheduleError if ops wait for each other in a circle.
     """
-    paths = routes(mesh, program.src, program.dst, order)
     sends, receives = program.send_op, program.recv_op
     duration = np.array(duration_ps, np.int64)
-    duration[receives] = 0
+    duration[receives] = duration[sends] = 0
     flight = np.zeros(program.n_messages, np.int64)
     if program.n_messages:
-        num, den = link_rates(mesh)
-        first = paths.route_links[paths.route_ptr[:-1][paths.index]]
-        duration[sends] = serialisation_ps(program.size_bytes, num[first], den[first])
-        flight = message_ps(mesh, paths, program.size_bytes)
+        lone = lone_messages(program, mesh, np.arange(program.n_messages), order)
+        flight = lone.latency_ps + lone.serialisation_ps
+        np.maximum.at(duration, sends, lone.first_ps)
 
     op_of_dep = np.repeat(np.arange(program.n_ops), np.diff(program.dep_ptr))
     order_of_edges = np.argsort(program.dep, kind="stable")
     successor = op_of_dep[order_of_edges]
     successor_ptr = np.searchsorted(program.dep[order_of_edges], np.arange(program.n_ops + 1))
-    missing = np.diff(program.dep_ptr) + (program.kind == OpKind.RECV)
+    by_send = np.argsort(sends, kind="stable")
+    send_ptr = np.searchsorted(sends[by_send], np.arange(program.n_ops + 1))
+    missing = np.diff(program.dep_ptr) + np.bincount(receives, minlength=program.n_ops)
     start, end, arrival = (np.zeros(program.n_ops, np.int64) for _ in range(3))
     wave, n_done = np.flatnonzero(missing == 0), 0
     while wave.size:
         n_done += wave.size
         end[wave] = np.maximum(start[wave] + duration[wave], arrival[wave])
-        message = program.message[wave[program.kind[wave] == OpKind.SEND]]
-        arrival[receives[message]] = start[sends[message]] + flight[message]
+        message = by_send[_ranges(send_ptr[wave], send_ptr[wave + 1])]
+        np.maximum.at(arrival, receives[message], start[sends[message]] + flight[message])
         edge = _ranges(successor_ptr[wave], successor_ptr[wave + 1])
         after = successor[edge]
         np.maximum.at(start, after, np.repeat(end[wave], successor_ptr[wave + 1] - successor_ptr[wave]))
@@ -55,6 +70,32 @@ def contention_free(program: Program, mesh: Mesh, duration_ps: ArrayLike, *, ord
     if n_done < program.n_ops:
         raise ScheduleError(f"{program.n_ops - n_done} of {program.n_ops} ops never become ready")
     return OpTimes(start_ps=start, end_ps=end)
+
+
+def lone_messages(program: Program, mesh: Mesh, message: ArrayLike, order: Order = "xy") -> LoneMessages:
+    """What messages of a verified Program, given by their ids, take where nothing else is on the mesh."""
+    wanted = np.asarray(message, np.int64)
+    found = message_trees(program)
+    first, latency, flight = np.zeros((3, program.n_messages), np.int64)
+    num, den = link_rates(mesh)
+    alone = np.unique(wanted[found.alone[wanted]])
+    paths = routes(mesh, program.src[alone], program.dst[alone], order)
+    first[alone] = paths.route_links[paths.route_ptr[:-1][paths.index]]
+    latency[alone] = message_ps(mesh, paths, 0)
+    flight[alone] = message_ps(mesh, paths, program.size_bytes[alone])
+    if not found.alone[wanted].all():
+        routed = routed_trees(program, mesh, found, order)
+        at_root = routed.from_root(np.arange(len(routed.link)), np.minimum)  # inner edges have lower numbers
+        edge = np.where(found.outward[found.tree], at_root[routed.leaf], routed.leaf)
+        first[found.member] = routed.link[edge]
+        latency[found.member] = trees_ps(mesh, routed, np.zeros(found.n_trees, np.int64))
+        flight[found.member] = trees_ps(mesh, routed, program.size_bytes[found.first])
+    link = first[wanted]
+    return LoneMessages(
+        first_ps=serialisation_ps(program.size_bytes[wanted], num[link], den[link]),
+        latency_ps=latency[wanted],
+        serialisation_ps=(flight - latency)[wanted],
+    )
 
 
 def _ranges(start: Ints, stop: Ints) -> Ints:

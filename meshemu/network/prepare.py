@@ -1,31 +1,45 @@
 """From messages, Programs and meshes to the arrays of the kernels; whatever the kernels rely on is checked here."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meshemu.errors import InputError, ScheduleError
+from meshemu.errors import InputError
 from meshemu.mesh import Mesh, Order, Routes, link_rates, routes
-from meshemu.network import kernels
+from meshemu.network.arguments import LARGEST, check_ends, integers, packet_size
+from meshemu.network.branches import Branches, branches, no_branches, owned
+from meshemu.network.checks import check_program
+from meshemu.network.events import KIND_BITS, MAX_PACKETS, PACKET_BITS, SINGLE
+from meshemu.network.ops import invert
+from meshemu.network.row_order import row_order
 from meshemu.network.state import Network, Work
-from meshemu.program.ir import OpKind, Program
+from meshemu.program.ir import Program
+from meshemu.program.trees import message_trees, routed_trees
 
-__all__ = ["Job", "messages_job", "network_of", "program_job", "work_of"]
+__all__ = ["LARGEST_PS", "Job", "messages_job", "network_of", "program_job", "work_of"]
 
 Ints = NDArray[np.int64]
 Integer = TypeVar("Integer", bound=np.signedinteger[Any])
 
-LARGEST_PS = 2**62
+LARGEST_PS = LARGEST
 
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """Messages with their routes, and the Program that sends them (None: each message departs at ready_ps)."""
+    """Messages with their routes, and the Program that sends them (None: each message departs at ready_ps).
+
+    alone: int64[n_alone], the messages that are in no tree; routes: theirs; branches: those of the trees. num, den:
+    rate of every link in ps per byte, as a fraction. departs_with, arrives_with: int64[n_messages], the message under
+    which the kernels note the times of each: of independent messages, which they take in the order of `row_order`,
+    that of each row.
+    """
 
     mesh: Mesh
+    alone: Ints
     routes: Routes
+    branches: Branches
     src: NDArray[np.int32]
     dst: NDArray[np.int32]
     size_bytes: Ints
@@ -33,6 +47,10 @@ class Job:
     program: Program | None
     duration_ps: Ints
     packet_bytes: int
+    num: Ints
+    den: Ints
+    departs_with: Ints
+    arrives_with: Ints
 
 
 def messages_job(
@@ -43,31 +61,43 @@ def messages_job(
     ready_ps: ArrayLike,
     packet_bytes: int,
     order: Order,
+    *,
+    to_self: bool = False,
 ) -> Job:
-    """Independent messages. Raises InputError with the row number for anything that cannot be sent."""
-    columns = {"src": src, "dst": dst, "size_bytes": size_bytes, "ready_ps": ready_ps}
-    arrays = {name: _integers(name, values) for name, values in columns.items()}
+    """Independent messages. Raises InputError with the row number for anything that cannot be sent.
+
+    to_self: devices may send to themselves; without injection and ejection links such a message has no links.
+    """
+    arrays = {"src": integers("src", src, "row"), "dst": integers("dst", dst, "row")}
+    arrays["size_bytes"] = integers("size_bytes", size_bytes, "row", 1)
+    arrays["ready_ps"] = integers("ready_ps", ready_ps, "row", 0)
     lengths = {name: len(values) for name, values in arrays.items() if values.ndim == 1}
     if len(set(lengths.values())) > 1:
         raise InputError("lengths differ: " + ", ".join(f"{name} has {n} rows" for name, n in lengths.items()))
     n = next(iter(lengths.values()), 1)
-    ready, size = (np.broadcast_to(arrays[name], n).astype(np.int64) for name in ("ready_ps", "size_bytes"))
-    sources, targets = (np.broadcast_to(arrays[name], n) for name in ("src", "dst"))
-    _require_least("row", "ready_ps", ready, 0)
-    _require_least("row", "size_bytes", size, 1)
-    _check_ends(mesh, sources, targets)
-    nothing = np.zeros(0, np.int64)
-    return _checked(
-        Job(
-            mesh=mesh,
-            routes=routes(mesh, sources, targets, order),
-            src=sources.astype(np.int32),
-            dst=targets.astype(np.int32),
-            size_bytes=size,
-            ready_ps=ready,
-            program=None,
-            duration_ps=nothing,
-            packet_bytes=packet_bytes,
+    sources, targets, size, ready = (np.broadcast_to(values, n) for values in arrays.values())
+    check_ends(mesh, sources, targets, to_self)
+    num, den = link_rates(mesh)
+    row = np.arange(n)
+    return _in_order(
+        _checked(
+            Job(
+                mesh=mesh,
+                alone=row,
+                routes=routes(mesh, sources, targets, order, to_self=to_self, name="row {}".format),
+                branches=no_branches(),
+                src=sources.astype(np.int32),
+                dst=targets.astype(np.int32),
+                size_bytes=size,
+                ready_ps=ready,
+                program=None,
+                duration_ps=np.zeros(0, np.int64),
+                packet_bytes=packet_size(packet_bytes),
+                num=num,
+                den=den,
+                departs_with=row,
+                arrives_with=row,
+            )
         )
     )
 
@@ -75,62 +105,96 @@ def messages_job(
 def program_job(program: Program, mesh: Mesh, duration_ps: ArrayLike, packet_bytes: int, order: Order) -> Job:
     """A Program and how long its ops take, int64[n_ops] (those of SEND and RECV are ignored).
 
-    Raises InputError for durations or devices that do not fit, ScheduleError if the Program itself is inconsistent.
+    Raises InputError for durations, devices or trees that do not fit, ScheduleError if the Program itself is
+    inconsistent.
     """
-    duration = _integers("duration_ps", duration_ps)
+    duration = integers("duration_ps", duration_ps, "op", 0)
     if duration.shape != (program.n_ops,):
         raise InputError(f"duration_ps has shape {duration.shape}, the Program has {program.n_ops} ops")
     if program.n_devices != mesh.n_devices:
         raise InputError(f"the Program is for {program.n_devices} devices, the mesh has {mesh.n_devices}")
-    _require_least("op", "duration_ps", duration, 0)
-    _check_program(program)
-    _require_least("message", "size_bytes", program.size_bytes, 1)
+    check_program(program)
+    size = integers("size_bytes", program.size_bytes, "message", 1)
+    num, den = link_rates(mesh)
+    found = message_trees(program)
+    forking = branches(found, routed_trees(program, mesh, found, order)) if found.n_trees else no_branches()
+    alone = np.flatnonzero(found.alone)
+    departs_with, arrives_with = np.arange(program.n_messages), np.arange(program.n_messages)
+    departs_with[forking.member], arrives_with[forking.member] = forking.departs_with, forking.arrives_with
     return _checked(
         Job(
             mesh=mesh,
-            routes=routes(mesh, program.src, program.dst, order),
+            alone=alone,
+            routes=routes(
+                mesh, program.src[alone], program.dst[alone], order, name=lambda i: f"message {alone[i]}"
+            ),
+            branches=forking,
             src=program.src,
             dst=program.dst,
-            size_bytes=program.size_bytes,
-            ready_ps=np.zeros(0, np.int64),
+            size_bytes=size,
+            ready_ps=np.zeros(program.n_messages, np.int64),
             program=program,
-            duration_ps=duration.astype(np.int64),
-            packet_bytes=packet_bytes,
+            duration_ps=duration,
+            packet_bytes=packet_size(packet_bytes),
+            num=num,
+            den=den,
+            departs_with=departs_with,
+            arrives_with=arrives_with,
         )
+    )
+
+
+def _in_order(job: Job) -> Job:
+    """Independent messages in the order that breaks ties between them, whatever the order of their rows."""
+    row = row_order(job.mesh.n_devices, job.src, job.dst, job.size_bytes, job.ready_ps)
+    message = np.empty_like(row)
+    message[row] = np.arange(len(row))
+    return replace(
+        job,
+        routes=replace(job.routes, index=job.routes.index[row]),
+        src=job.src[row],
+        dst=job.dst[row],
+        size_bytes=job.size_bytes[row],
+        ready_ps=job.ready_ps[row],
+        departs_with=message,
+        arrives_with=message,
     )
 
 
 def network_of(job: Job, rank_of_device: NDArray[np.int32]) -> Network:
     """Links and routes for the kernels; a link belongs to the rank of its source device."""
-    num, den = link_rates(job.mesh)
     return Network(
-        num=num,
-        den=den,
+        num=job.num,
+        den=job.den,
         latency=_writable(job.mesh.latency_ps, np.int64),
         owner=rank_of_device[job.mesh.link_src].astype(np.int64),
-        route_links=_closed(job.routes),
+        route_links=np.concatenate((job.branches.link, _closed(job.routes))),
+        branch=owned(job.branches, job.mesh, rank_of_device),
+        combine=int(job.mesh.combine_ps),
     )
 
 
 def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int) -> Work:
     """Messages and ops for the kernels of one rank."""
     program, n = job.program, len(job.size_bytes)
-    first = job.routes.route_ptr[:-1] + np.arange(job.routes.n_routes)
-    route = first[job.routes.index].astype(np.int64)
+    first = len(job.branches.link) + job.routes.route_ptr[:-1] + np.arange(job.routes.n_routes)
+    flow, where = np.arange(n), np.empty(n, np.int64)
+    where[job.alone] = first[job.routes.index] << KIND_BITS | SINGLE
+    flow[job.branches.member], where[job.branches.member] = job.branches.flow, job.branches.where
     if program is None:
         none = np.full(n, -1, np.int64)
         own = np.flatnonzero(rank_of_device[job.src] == rank)
-        own = own[np.argsort(job.ready_ps[own], kind="stable")]
-        start = np.stack([job.ready_ps[own], own << kernels.PACKET_BITS, route[own], job.ready_ps[own]], axis=1)
+        start = np.stack([job.ready_ps[own], own << PACKET_BITS, where[own], job.ready_ps[own]], axis=1)
         successor_ptr, successor = np.zeros(2, np.int64), np.zeros(0, np.int64)
     else:
         start = np.zeros((0, 4), np.int64)
         dep_ptr, dep = _writable(program.dep_ptr, np.int64), _writable(program.dep, np.int64)
         successor_ptr, successor = np.zeros(program.n_ops + 2, np.int64), np.empty(len(dep), np.int64)
-        kernels.invert(dep_ptr, dep, successor_ptr, successor)
+        invert(dep_ptr, dep, successor_ptr, successor)
     return Work(
         size=_writable(job.size_bytes, np.int64),
-        route=route,
+        flow=flow,
+        where=where,
         send_op=none if program is None else _writable(program.send_op, np.int64),
         recv_op=none if program is None else _writable(program.recv_op, np.int64),
         dst_owner=rank_of_device[job.dst].astype(np.int64),
@@ -157,87 +221,58 @@ def _closed(routes: Routes) -> Ints:
     return closed
 
 
-def _integers(name: str, values: ArrayLike) -> NDArray[np.int64]:
-    array = np.asarray(values)
-    if array.size == 0:
-        array = array.astype(np.int64)
-    if array.dtype.kind not in "iu" or array.ndim > 1:
-        raise InputError(f"{name} must be one list of integers, not {array.dtype} of shape {array.shape}")
-    return array
-
-
-def _require_least(row: str, name: str, values: NDArray[np.int64], least: int) -> None:
-    if values.size and values.min() < least:
-        at = int(np.argmax(values < least))
-        raise InputError(f"{row} {at}: {name} = {values[at]} must be at least {least}")
-
-
-def _check_ends(mesh: Mesh, src: NDArray[np.int64], dst: NDArray[np.int64]) -> None:
-    for name, device in (("src", src), ("dst", dst)):
-        outside = (device < 0) | (device >= mesh.n_devices)
-        if outside.any():
-            at = int(np.argmax(outside))
-            raise InputError(f"row {at}: {name} = {device[at]} is no device, 0 <= {name} < {mesh.n_devices}")
-        dead = ~mesh.alive[device]
-        if dead.any():
-            at = int(np.argmax(dead))
-            raise InputError(f"row {at}: {name} = {device[at]} is dead ({mesh.place(int(device[at]))})")
-    if (src == dst).any():
-        at = int(np.argmax(src == dst))
-        raise InputError(f"row {at}: src = dst = {src[at]}, a message needs two devices")
-
-
-def _check_program(program: Program) -> None:
-    """Ids are in range and belong together: the kernels follow them without looking."""
-    n_ops, n_messages = program.n_ops, program.n_messages
-    op_of_dep = np.repeat(np.arange(n_ops), np.diff(program.dep_ptr))
-    messages = np.arange(n_messages)
-    if program.dep.size and not 0 <= program.dep.min() <= program.dep.max() < n_ops:
-        raise ScheduleError(f"a dependency names an op outside 0..{n_ops - 1}")
-    if program.device.size and not 0 <= program.device.min() <= program.device.max() < program.n_devices:
-        raise ScheduleError(f"an op names a device outside 0..{program.n_devices - 1}")
-    across = program.device[program.dep] != program.device[op_of_dep]
-    if across.any():
-        at = int(np.argmax(across))
-        raise ScheduleError(f"op {op_of_dep[at]} waits for op {program.dep[at]} of another device")
-    ends = ((OpKind.SEND, program.send_op, program.src), (OpKind.RECV, program.recv_op, program.dst))
-    for kind, op, device in ends:
-        if n_messages and not 0 <= op.min() <= op.max() < n_ops:
-            raise ScheduleError(f"a message names a {kind.name} outside 0..{n_ops - 1}")
-        wrong = (program.kind[op] != kind) | (program.message[op] != messages) | (program.device[op] != device)
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise ScheduleError(f"message {at}: op {op[at]} is not its {kind.name} on device {device[at]}")
-        if np.count_nonzero(program.kind == kind) != n_messages:
-            raise ScheduleError(f"{np.count_nonzero(program.kind == kind)} {kind.name} ops but {n_messages} messages")
-
-
 def _checked(job: Job) -> Job:
-    """Raises InputError if a time or a packet index could leave its integer type."""
-    if job.packet_bytes < 1:
-        raise InputError(f"packet_bytes = {job.packet_bytes} must be at least 1")
-    if not len(job.size_bytes):
-        return _bounded(job, float(job.duration_ps.sum(dtype=np.float64)))
-    most_packets = -(-int(job.size_bytes.max()) // job.packet_bytes)
-    if most_packets >= kernels.MAX_PACKETS:
-        at = int(np.argmax(job.size_bytes))
+    """Raises InputError, naming the row, if a time or a packet index could leave its integer type."""
+    row = "message" if job.program else "row"
+    size = job.size_bytes
+    longest = int(np.argmax(size)) if len(size) else 0
+    most_packets = -(-int(size[longest]) // job.packet_bytes) if len(size) else 0
+    if most_packets >= MAX_PACKETS:
         raise InputError(
-            f"message {at}: {job.size_bytes[at]} bytes / packet_bytes {job.packet_bytes} = {most_packets} packets, "
-            f"at most {kernels.MAX_PACKETS - 1} are possible"
+            f"{row} {longest}: {size[longest]} bytes / packet_bytes {job.packet_bytes} = {most_packets} packets, "
+            f"at most {MAX_PACKETS - 1} are possible"
         )
-    num, den = link_rates(job.mesh)
-    links, starts = job.routes.route_links, job.routes.route_ptr[:-1]
-    if float(job.size_bytes.max()) * float(num[links].max()) >= LARGEST_PS:
+    if float(size.max(initial=0)) * float(job.num.max(initial=0)) >= LARGEST_PS:
+        slowest = _slowest(job)
+        product = slowest * size.astype(np.float64)
+        at = int(np.argmax(product)) if len(size) else 0
+        if product.max(initial=0) >= LARGEST_PS:
+            raise InputError(
+                f"{row} {at}: {size[at]} bytes x {slowest[at]} (numerator of the slowest link's ps per byte) >= 2**62"
+            )
+    alone_ps = _alone(job)
+    total = float(alone_ps.sum()) + float(job.ready_ps.max(initial=0)) + float(job.duration_ps.sum(dtype=np.float64))
+    if total >= LARGEST_PS:
+        times_ps = np.concatenate((alone_ps + job.ready_ps, job.duration_ps))
+        at = int(np.argmax(times_ps))
+        name = f"{row} {at}" if at < len(size) else f"op {at - len(size)}"
         raise InputError(
-            f"{job.size_bytes.max()} bytes x {num[links].max()} (numerator of the slowest link's ps per byte) >= 2**62"
+            f"{name}: takes until {times_ps[at]:.3g} ps, and all messages and ops one after the other {total:.3g} ps; "
+            "at most 2**62 can be timed"
         )
-    rate = np.add.reduceat(num[links] / den[links] + 1, starts)[job.routes.index]
-    latency = np.add.reduceat(job.mesh.latency_ps[links].astype(np.float64), starts)[job.routes.index]
-    total = (rate * job.size_bytes + latency).sum() + float(job.ready_ps.max(initial=0))
-    return _bounded(job, float(total) + float(job.duration_ps.sum(dtype=np.float64)))
-
-
-def _bounded(job: Job, total_ps: float) -> Job:
-    if total_ps >= LARGEST_PS:
-        raise InputError(f"all messages and ops one after the other take {total_ps:.3g} ps, at most 2**62 can be timed")
     return job
+
+
+def _slowest(job: Job) -> Ints:
+    """The greatest `num` among the links of each message (of a tree: of the first)."""
+    paths, found = job.routes, np.zeros(len(job.size_bytes), np.int64)
+    of_route = np.zeros(paths.n_routes, np.int64)
+    np.maximum.at(of_route, np.repeat(np.arange(paths.n_routes), np.diff(paths.route_ptr)), job.num[paths.route_links])
+    found[job.alone] = of_route[paths.index]
+    linked = job.branches.link >= 0
+    np.maximum.at(found, job.branches.flow_of_row[linked], job.num[job.branches.link[linked]])
+    return found
+
+
+def _alone(job: Job) -> NDArray[np.float64]:
+    """An upper bound of the time of each message in ps (of a tree: of the first), one link after the other."""
+    paths, latency, size = job.routes, job.mesh.latency_ps, job.size_bytes.astype(np.float64)
+    rate = job.num / job.den + 1
+    route, links = np.repeat(np.arange(paths.n_routes), np.diff(paths.route_ptr)), paths.route_links
+    per_byte, fixed = (np.bincount(route, each[links], paths.n_routes)[paths.index] for each in (rate, latency))
+    found = np.zeros(len(size))
+    found[job.alone] = per_byte * size[job.alone] + fixed
+    linked = job.branches.link >= 0
+    branch, flow = job.branches.link[linked], job.branches.flow_of_row[linked]
+    np.add.at(found, flow, rate[branch] * size[flow] + latency[branch] + job.mesh.combine_ps)
+    return found

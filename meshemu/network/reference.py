@@ -1,21 +1,26 @@
-"""The model of `engine` in plain Python, one explicit event per packet and hop: its specification, slow and simple.
+"""The timing model in plain Python, one explicit event per packet and hop: its specification, slow and simple.
 
-Shares nothing with the kernels: no trains, nothing passed on before its time, a heapq. Tests hold the
-engine to it and `scripts/bench_network.py` measures against it. At one time, first ops end and messages arrive, then
-units take ops by op id, then links take packets by (message id, packet index).
+Shares nothing with the kernels: no trains, nothing passed on before its time, a heapq. Tests hold the engine to it
+(`oracle` gives it the face of `timing`) and `scripts/bench_network.py` measures against it. At one time, first ops end
+and messages arrive, then units take ops by op id, then links take packets by (message id, packet index).
+
+What travels as one is a flow: a message, or the messages of a tree, under the id of the first. A flow uses a link at
+most once. docs/timing-model.md says what happens where it forks and merges; here it is `_pass_on` and `_offer`.
 """
 
 import heapq
+import itertools
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from meshemu.program.ir import OpKind
 
-__all__ = ["Event", "Reference", "ReferenceLink", "ReferenceOp"]
+__all__ = ["Event", "Reference", "ReferenceLink", "ReferenceOp", "ReferenceTree"]
 
 Event = tuple[int, int, int, int, int, int]
 END, ARRIVE, OP, PACKET = range(4)
+AT_ROOT = -1  # stands for a link where the branches of a reduction meet at its root
 
 
 @dataclass
@@ -49,8 +54,43 @@ class ReferenceOp:
     message: int
 
 
+@dataclass(frozen=True)
+class ReferenceTree:
+    """Messages that travel as one: a multicast (outward), or a reduction in the network."""
+
+    messages: Sequence[int]
+    outward: bool
+
+
+@dataclass
+class _Hop:
+    """A link in a flow. inputs: packets that become one to enter it. following: links that the flow goes on over.
+
+    feeds: messages that are handed over to it. departs: messages whose first link it is; ends: whose last link it is.
+    """
+
+    inputs: int = 0
+    following: list[int] = field(default_factory=list)
+    feeds: list[int] = field(default_factory=list)
+    departs: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+
+
+@dataclass
+class _Merge:
+    """Inputs that are missing at a merge, and the latest head and tail among the others."""
+
+    missing: int
+    head: int = 0
+    tail: int = 0
+
+
 class Reference:
-    """Simulates messages (size, route as link ids, ready time or None if a SEND hands it over) and ops."""
+    """Simulates messages (size, route as link ids, ready time or None if a SEND hands it over) and ops.
+
+    trees: messages that travel as one; their routes form a tree. A multicast is ready, or sent, under its first message
+    (None for the others), and a reduction is received under its first. combine_ps: what a merge takes.
+    """
 
     def __init__(
         self,
@@ -60,12 +100,15 @@ class Reference:
         ready_ps: Sequence[int | None],
         ops: Sequence[ReferenceOp],
         packet_bytes: int,
+        trees: Sequence[ReferenceTree] = (),
+        combine_ps: int = 0,
     ) -> None:
         self.links = links
         self.sizes = sizes
         self.routes = routes
         self.ops = ops
         self.packet_bytes = packet_bytes
+        self.combine_ps = combine_ps
         self.depart: dict[int, int] = {}
         self.arrival: dict[int, int] = {}
         self.op_start: dict[int, int] = {}
@@ -73,8 +116,11 @@ class Reference:
         self.unit_free: defaultdict[tuple[int, bool], int] = defaultdict(int)
         self.events: list[Event] = []
         self.n_packet_hops = 0
+        self.merging: dict[tuple[int, int, int], _Merge] = {}
+        self._plan_flows(trees)
         self.send_op = {op.message: i for i, op in enumerate(ops) if op.kind == OpKind.SEND}
         self.recv_op = {op.message: i for i, op in enumerate(ops) if op.kind == OpKind.RECV}
+        self.leaving = {message: [len(links), 0] for message, links in self.first_links.items()}
         self.missing = [len(op.dependencies) + (op.kind == OpKind.RECV) for op in ops]
         self.successors: list[list[int]] = [[] for _ in ops]
         for i, op in enumerate(ops):
@@ -87,10 +133,40 @@ class Reference:
             if time is not None:
                 self._hand_over(time, message)
 
+    def _plan_flows(self, trees: Sequence[ReferenceTree]) -> None:
+        """Find the hops of every flow and what each hands on to which."""
+        self.flow = list(range(len(self.routes)))
+        self.members = {message: [message] for message in self.flow}
+        self.first_links = {message: [route[0]] for message, route in enumerate(self.routes)}
+        self.root_inputs: dict[int, int] = {}
+        for tree in trees:
+            first = tree.messages[0]
+            self.members[first] = list(tree.messages)
+            for message in tree.messages:
+                self.flow[message] = first
+            if tree.outward:
+                starts = [self.first_links.pop(message)[0] for message in tree.messages]
+                self.first_links[first] = list(dict.fromkeys(starts))
+            else:
+                self.root_inputs[first] = len({self.routes[message][-1] for message in tree.messages})
+        self.hops: defaultdict[tuple[int, int], _Hop] = defaultdict(_Hop)
+        for message, route in enumerate(self.routes):
+            flow = self.flow[message]
+            self.hops[flow, route[0]].departs.append(message)
+            self.hops[flow, route[-1]].ends.append(message)
+            for link, following in itertools.pairwise(route):
+                if following not in self.hops[flow, link].following:
+                    self.hops[flow, link].following.append(following)
+                    self.hops[flow, following].inputs += 1
+        for message, links in self.first_links.items():
+            for link in links:
+                self.hops[self.flow[message], link].inputs += 1
+                self.hops[self.flow[message], link].feeds.append(message)
+
     def run(self) -> None:
         """Run all events."""
         while self.events:
-            time, what, first, second, hop, tail = heapq.heappop(self.events)
+            time, what, first, second, link, tail = heapq.heappop(self.events)
             if what == END:
                 self.op_end[first] = time
                 for successor in self.successors[first]:
@@ -106,10 +182,10 @@ class Reference:
                 self.unit_free[unit] = self.op_start[first] + op.duration_ps
                 self._push(self.unit_free[unit], END, first)
             else:
-                self._enter(time, first, second, hop, tail)
+                self._enter(time, first, second, link, tail)
 
-    def _push(self, time: int, what: int, first: int, second: int = 0, hop: int = 0, tail: int = 0) -> None:
-        heapq.heappush(self.events, (time, what, first, second, hop, tail))
+    def _push(self, time: int, what: int, first: int, second: int = 0, link: int = 0, tail: int = 0) -> None:
+        heapq.heappush(self.events, (time, what, first, second, link, tail))
 
     def _count_down(self, time: int, op: int) -> None:
         self.missing[op] -= 1
@@ -131,32 +207,70 @@ class Reference:
 
     def _hand_over(self, time: int, message: int) -> None:
         for packet in range(-(-self.sizes[message] // self.packet_bytes)):
-            self._push(time, PACKET, message, packet, 0, time)
+            for link in self.first_links[message]:
+                self._offer(self.flow[message], link, packet, time, time)
 
-    def _enter(self, time: int, message: int, packet: int, hop: int, tail: int) -> None:
-        """The head of a packet has come to the link at index `hop` of its route."""
-        link = self.links[self.routes[message][hop]]
+    def _offer(self, flow: int, link: int, packet: int, head: int, tail: int) -> None:
+        """One input of a hop has its packet: head and tail are there at these times. The last input starts it."""
+        inputs = self.root_inputs[flow] if link == AT_ROOT else self.hops[flow, link].inputs
+        if inputs > 1:
+            merge = self.merging.setdefault((flow, link, packet), _Merge(inputs))
+            merge.missing -= 1
+            merge.head, merge.tail = max(merge.head, head), max(merge.tail, tail)
+            if merge.missing:
+                return
+            del self.merging[flow, link, packet]
+            head, tail = merge.head + self.combine_ps, merge.tail + self.combine_ps
+        if link != AT_ROOT:
+            self._push(head, PACKET, flow, packet, link, tail)
+        elif self._is_last(flow, packet):
+            self._arrive(tail, self.members[flow])
+
+    def _enter(self, time: int, flow: int, packet: int, number: int, tail: int) -> None:
+        """The head of a packet has come to a link."""
+        link, hop = self.links[number], self.hops[flow, number]
         begin = packet * self.packet_bytes
-        end = min(begin + self.packet_bytes, self.sizes[message])
-        is_last = end == self.sizes[message]
+        end = min(begin + self.packet_bytes, self.sizes[flow])
         start = max(time, link.free_ps)
         link.free_ps = max(start + link.time_of(end) - link.time_of(begin), tail)
         link.bytes += end - begin
         link.packets += 1
         link.busy.append((start, link.free_ps))
         self.n_packet_hops += 1
-        if hop > 0 or packet == 0:
+        in_train = bool(hop.feeds) and hop.inputs == 1
+        if not in_train or packet == 0:
             link.wait_ps += start - time
             while link.queue and link.queue[0] <= time:
                 link.queue.popleft()
             if start > time:
                 link.queue.append(start)
             link.max_queue = max(link.max_queue, len(link.queue))
-        if hop == 0 and packet == 0:
-            self.depart[message] = start
-        if hop == 0 and is_last and message in self.send_op:
-            self._push(link.free_ps, END, self.send_op[message])
-        if hop + 1 < len(self.routes[message]):
-            self._push(start + link.latency_ps, PACKET, message, packet, hop + 1, link.free_ps + link.latency_ps)
-        elif is_last:
-            self._push(link.free_ps + link.latency_ps, ARRIVE, message)
+        if packet == 0:
+            self.depart.update(dict.fromkeys(hop.departs, start))
+        if self._is_last(flow, packet):
+            self._left(hop, link.free_ps)
+        self._pass_on(flow, packet, hop, start + link.latency_ps, link.free_ps + link.latency_ps)
+
+    def _pass_on(self, flow: int, packet: int, hop: _Hop, head: int, tail: int) -> None:
+        """A packet comes out of a link: a copy to every link that follows, and one to every device where it ends."""
+        for following in hop.following:
+            self._offer(flow, following, packet, head, tail)
+        if hop.ends and flow in self.root_inputs:
+            self._offer(flow, AT_ROOT, packet, head, tail)
+        elif self._is_last(flow, packet):
+            self._arrive(tail, hop.ends)
+
+    def _left(self, hop: _Hop, time: int) -> None:
+        """The tail of a flow is on a link; a SEND ends when that is so for all first links of its message."""
+        for message in hop.feeds:
+            self.leaving[message][0] -= 1
+            self.leaving[message][1] = max(self.leaving[message][1], time)
+            if self.leaving[message][0] == 0 and message in self.send_op:
+                self._push(self.leaving[message][1], END, self.send_op[message])
+
+    def _arrive(self, time: int, messages: Sequence[int]) -> None:
+        for message in messages:
+            self._push(time, ARRIVE, message)
+
+    def _is_last(self, flow: int, packet: int) -> bool:
+        return (packet + 1) * self.packet_bytes >= self.sizes[flow]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["EngineCounters", "LinkStats", "MessageTimes", "OpTimes", "Timeline", "Timing"]
+__all__ = ["EngineCounters", "LinkStats", "MessageTimes", "OpTimes", "RankCounters", "Timeline", "Timing"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,13 +38,32 @@ class OpTimes:
 
 
 @dataclass(frozen=True)
+class RankCounters:
+    """How one rank worked: events run, events sent to other ranks, processor time in the event loop."""
+
+    events: int
+    sent: int
+    busy_s: float
+
+
+@dataclass(frozen=True)
 class EngineCounters:
-    """How the engine worked (goes to /run: may depend on the number of ranks)."""
+    """How the engine worked (goes to /run: may depend on the number of ranks).
+
+    windows: rounds of running and exchanging. wall_s: of these rounds. ranks: each on its own.
+    """
 
     events: int
     packet_hops: int
     windows: int
     wall_s: float
+    ranks: tuple[RankCounters, ...] = ()
+
+    @property
+    def imbalance(self) -> float:
+        """Processor time of the busiest rank over the mean of all, 1 where they are equal."""
+        busy = [rank.busy_s for rank in self.ranks]
+        return max(busy) * len(busy) / sum(busy) if any(busy) else 1.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,13 +7,17 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meshemu.comm import Comm
-from meshemu.errors import InputError, ScheduleError
+from meshemu.errors import InputError, MeshemuError, ScheduleError
 from meshemu.mesh import Mesh, Order, lookahead_ps, regions
 from meshemu.network import state as fields
+from meshemu.network.compiling import compiled_once
+from meshemu.network.credit import BackPressure, back_pressure, run_routers
 from meshemu.network.engine import Region
 from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of
-from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, Timeline, Timing
-from meshemu.network.window import run_windows
+from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, RankCounters, Timeline, Timing
+from meshemu.network.router import Router
+from meshemu.network.window import WindowCounts, run_windows
+from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import OpKind, Program
 
 __all__ = ["simulate_messages", "time_program"]
@@ -31,6 +35,8 @@ def time_program(
     packet_bytes: int = 4096,
     order: Order = "xy",
     timeline_bins: int = 64,
+    router: Router | None = None,
+    message_class: ArrayLike = 0,
     comm: Comm | None = None,
 ) -> Timing:
     """Virtual time of every op and message of a Program under contention.
@@ -38,10 +44,13 @@ def time_program(
     duration_ps: int64[n_ops], how long COMPUTE and REDUCE ops take. packet_bytes: accuracy against speed. comm: ranks
     that share the work, each of which passes the same arguments and gets the same result; None for one. The start of
     an op is when it takes its unit (COMPUTE, REDUCE), else when its dependencies have ended (0 if it has none).
+    router: back-pressure mode, with such routers and finite buffers (see `network.credit`); None: unbounded FIFOs.
+    message_class: there, of each message (or of all), 0 <= class < router.message_classes.
 
     Raises InputError for arguments that do not fit, ScheduleError for a Program that is inconsistent or never ends.
     """
-    done = _simulate(program_job(program, mesh, duration_ps, packet_bytes, order), timeline_bins, comm)
+    job = program_job(program, mesh, duration_ps, packet_bytes, order)
+    done = _simulate(job, timeline_bins, comm, back_pressure(job, router, message_class, order))
     return Timing(
         end_ps=done.end_ps,
         ops=OpTimes(start_ps=done.op_start, end_ps=done.op_end),
@@ -63,17 +72,20 @@ def simulate_messages(
     packet_bytes: int = 4096,
     order: Order = "xy",
     timeline_bins: int = 0,
+    router: Router | None = None,
+    message_class: ArrayLike = 0,
     comm: Comm | None = None,
 ) -> MessageTimes:
     """Virtual time of independent messages under contention, in the order of the rows.
 
-    src, dst: device ids; size_bytes >= 1; ready_ps >= 0: one list each, or one number for all rows. Among messages that
-    meet at the same time the lower row goes first. Other arguments as in `time_program`.
+    src, dst: device ids; size_bytes >= 1; ready_ps >= 0: one list each, or one number for all rows. The order of the
+    rows changes nothing: which of two messages that meet goes first follows from what they are (`row_order`). Other
+    arguments as in `time_program`. With a router, a device may send to itself: through its own router.
 
     Raises InputError, with the row number, for a message that cannot be sent.
     """
-    job = messages_job(mesh, src, dst, size_bytes, ready_ps, packet_bytes, order)
-    done = _simulate(job, timeline_bins, comm)
+    job = messages_job(mesh, src, dst, size_bytes, ready_ps, packet_bytes, order, to_self=router is not None)
+    done = _simulate(job, timeline_bins, comm, back_pressure(job, router, message_class, order))
     return MessageTimes(
         depart_ps=done.depart, arrival_ps=done.arrival, links=done.links, timeline=done.timeline, counters=done.counters
     )
@@ -93,38 +105,47 @@ class _Outcome:
     counters: EngineCounters
 
 
-def _simulate(job: Job, n_bins: int, comm: Comm | None) -> _Outcome:
+def _simulate(job: Job, n_bins: int, comm: Comm | None, pressure: BackPressure | None) -> _Outcome:
     """Run a job on the ranks of `comm`.
 
-    Where a cut link has no latency there is no lookahead: then rank 0 runs the job alone and tells the others.
+    Where a cut link has no latency there is no lookahead, and in back-pressure mode too little, since credits are
+    answered within a cycle: then rank 0 runs the job alone and tells the others.
     """
     if n_bins < 0:
         raise InputError(f"timeline_bins = {n_bins} must be at least 0")
+    compiled_once(lambda: _first_use(job.mesh), comm)
     if comm is None or comm.size == 1:
-        return _run(job, np.zeros(job.mesh.n_devices, np.int32), n_bins, None, None)
+        return _run(job, np.zeros(job.mesh.n_devices, np.int32), n_bins, None, None, pressure)
     rank_of_device = regions(job.mesh.rows, job.mesh.cols, comm.size)
     lookahead = lookahead_ps(job.mesh, rank_of_device)
-    if lookahead != 0:
-        return _run(job, rank_of_device, n_bins, comm, lookahead)
-    return _on_first_rank(job, n_bins, comm)
+    if lookahead != 0 and pressure is None:
+        return _run(job, rank_of_device, n_bins, comm, lookahead, None)
+    return _on_first_rank(job, n_bins, comm, pressure)
 
 
-def _on_first_rank(job: Job, n_bins: int, comm: Comm) -> _Outcome:
-    outcome: _Outcome | ScheduleError | None = None
+def _on_first_rank(job: Job, n_bins: int, comm: Comm, pressure: BackPressure | None) -> _Outcome:
+    outcome: _Outcome | MeshemuError | None = None
     if comm.rank == 0:
         try:
-            outcome = _simulate(job, n_bins, None)
-        except ScheduleError as error:
+            outcome = _simulate(job, n_bins, None, pressure)
+        except MeshemuError as error:
             outcome = error
     outcome = comm.broadcast(outcome)
-    if isinstance(outcome, ScheduleError):
+    if isinstance(outcome, MeshemuError):
         raise outcome
     assert outcome is not None
     return outcome
 
 
+def _first_use(mesh: Mesh) -> None:
+    """Use every kernel once, on a Program without ops."""
+    job = program_job(ProgramBuilder(mesh.n_devices).build(), mesh, [], 1, "xy")
+    _run(job, np.zeros(mesh.n_devices, np.int32), 1, None, None, None)
+
+
 def _run(
-    job: Job, rank_of_device: NDArray[np.int32], n_bins: int, comm: Comm | None, lookahead: int | None
+    job: Job, rank_of_device: NDArray[np.int32], n_bins: int, comm: Comm | None, lookahead: int | None,
+    pressure: BackPressure | None,
 ) -> _Outcome:
     rank = 0 if comm is None else comm.rank
     program = job.program
@@ -142,11 +163,11 @@ def _run(
         n_bins=n_bins,
     )
     began = time.perf_counter()
-    windows = run_windows(region, comm, lookahead)
+    counts = run_windows(region, comm, lookahead) if pressure is None else run_routers(region, job, pressure)
     wall_s = time.perf_counter() - began
     if program is not None:
         _check_ended(program, np.flatnonzero(own & (region.state.waiting > 0)), comm)
-    return _combined(region, windows, wall_s, comm)
+    return _combined(job, region, counts, wall_s, comm)
 
 
 def _check_ended(program: Program, stuck: Ints, comm: Comm | None) -> None:
@@ -163,7 +184,7 @@ def _check_ended(program: Program, stuck: Ints, comm: Comm | None) -> None:
     raise ScheduleError(f"{n_stuck} of {program.n_ops} ops never become ready: {named}")
 
 
-def _combined(region: Region, windows: int, wall_s: float, comm: Comm | None) -> _Outcome:
+def _combined(job: Job, region: Region, counts: WindowCounts, wall_s: float, comm: Comm | None) -> _Outcome:
     """Join what the ranks know: each number is zero on all ranks but the one that owns it."""
     state = region.state
     end = int(max(state.end.max(initial=0), state.arrival.max(initial=0)))
@@ -172,20 +193,28 @@ def _combined(region: Region, windows: int, wall_s: float, comm: Comm | None) ->
     link_fields = [fields.CARRIED, fields.BUSY, fields.WAIT, fields.PACKETS, fields.QUEUE_MAX]
     parts = [
         state.start, state.end, state.depart, state.arrival,
-        state.link[:, link_fields].T, state.busy_bins.T, state.scalar[[fields.EVENTS, fields.HOPS]],
+        np.ascontiguousarray(state.link[:, link_fields].T), np.ascontiguousarray(state.busy_bins.T),
     ]  # fmt: skip
+    events, hops = (int(state.scalar[field]) for field in (fields.EVENTS, fields.HOPS))
+    ranks = [RankCounters(events, counts.sent, counts.busy_s)]
     if comm is not None:
-        flat = comm.sum(np.concatenate([part.ravel() for part in parts]))
-        pieces = np.split(flat, np.cumsum([part.size for part in parts])[:-1])
-        parts = [piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True)]
-    op_start, op_end, depart, arrival, links, bins, counts = (np.ascontiguousarray(part) for part in parts)
+        parts = [comm.sum(part) for part in parts]
+        hops = int(comm.sum(np.array([hops]))[0])
+        ranks = comm.all_gather(ranks[0])
+    op_start, op_end, depart, arrival, links, bins = parts
     return _Outcome(
         end_ps=end,
         op_start=op_start,
         op_end=op_end,
-        depart=depart,
-        arrival=arrival,
+        depart=depart[job.departs_with],
+        arrival=arrival[job.arrives_with],
         links=LinkStats(bytes=links[0], busy_ps=links[1], wait_ps=links[2], packets=links[3], max_queue=links[4]),
         timeline=Timeline(bin_ps=bin_ps, link_busy_ps=bins),
-        counters=EngineCounters(events=int(counts[0]), packet_hops=int(counts[1]), windows=windows, wall_s=wall_s),
+        counters=EngineCounters(
+            events=sum(rank.events for rank in ranks),
+            packet_hops=hops,
+            windows=counts.windows,
+            wall_s=wall_s,
+            ranks=tuple(ranks),
+        ),
     )

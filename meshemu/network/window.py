@@ -11,61 +11,73 @@ sends after two. Times without events are skipped. At every link and unit events
 results do not depend on how ranks and windows cut the work.
 """
 
+import time
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import NDArray
 
 from meshemu.comm import Comm
-from meshemu.network.engine import Region
-from meshemu.network.kernels import NEVER
+from meshemu.network.engine import NO_ROWS, Region
+from meshemu.network.events import NEVER, ROW, Ints
 
-__all__ = ["run_windows"]
+__all__ = ["WindowCounts", "run_windows"]
 
-Ints = NDArray[np.int64]
-
-HEADER = -2  # position in the rows [first pending time, rank, HEADER, -] that come before the events
+HEADER = -2  # `where` of the rows [first pending time, rank, HEADER, -, -] that come before the events
 
 
-def run_windows(region: Region, comm: Comm | None, lookahead_ps: int | None) -> int:
-    """Run all events of all ranks (comm None: one rank); returns the number of windows.
+@dataclass(frozen=True)
+class WindowCounts:
+    """How one rank ran: windows; events sent to other ranks; busy_s, processor time in the event loop."""
+
+    windows: int
+    sent: int
+    busy_s: float
+
+
+def run_windows(region: Region, comm: Comm | None, lookahead_ps: int | None) -> WindowCounts:
+    """Run all events of all ranks (comm None: one rank).
 
     `lookahead_ps` > 0, or None if no link is cut: then nothing crosses and one window does.
     """
-    if comm is None:
-        region.run(NEVER)
-        return 1
+    rank = 0 if comm is None else comm.rank
     lookahead = NEVER if lookahead_ps is None else lookahead_ps
-    first = _exchange(region, comm)
-    windows = 0
-    while min(first) < NEVER:
-        others = min(time for rank, time in enumerate(first) if rank != comm.rank)
-        region.run(min(_later(others, lookahead), _later(first[comm.rank], lookahead, lookahead)))
-        first = _exchange(region, comm)
+    windows, sent, busy_s = 0, 0, 0.0
+    first, rows = [region.next_time], NO_ROWS
+    while True:
+        if comm is not None:
+            outgoing = region.take_outgoing()
+            sent += len(outgoing)
+            first, rows = _exchange(comm, outgoing, region.next_time)
+        if min(first) == NEVER:
+            break
+        others = min(first[:rank] + first[rank + 1 :], default=NEVER)
+        entered = time.thread_time()
+        region.run(min(_later(others, lookahead), _later(first[rank], lookahead, lookahead)), rows)
+        busy_s += time.thread_time() - entered
         windows += 1
-    return windows
+        first = [region.next_time]
+    region.finish()
+    return WindowCounts(windows, sent, busy_s)
 
 
-def _later(time: int, *delays: int) -> int:
-    """Time plus delays, at most NEVER."""
-    return min(NEVER, time + sum(delays))
+def _later(moment: int, *delays: int) -> int:
+    """Moment plus delays, at most NEVER."""
+    return min(NEVER, moment + sum(delays))
 
 
-def _exchange(region: Region, comm: Comm) -> list[int]:
-    """Deliver what crossed; returns the first pending time of every rank.
+def _exchange(comm: Comm, outgoing: Ints, own_first: int) -> tuple[list[int], Ints]:
+    """Send what crossed; returns the first pending time of every rank, what comes in counted, and what came in.
 
     Every rank sends every other, ahead of the events, what it knows of all: its own first event and the first that it
     sends to each. So all agree on the times without another round.
     """
-    outgoing = region.take_outgoing()
-    pending = np.full(comm.size, NEVER, np.int64)
-    np.minimum.at(pending, outgoing.rank, outgoing.rows[:, 0])
-    pending[comm.rank] = region.next_time
-    ranks = np.arange(comm.size)
-    header = np.stack([pending, ranks, np.full(comm.size, HEADER), pending], axis=1)
-    rows = [np.concatenate([header, outgoing.rows[outgoing.rank == peer]]) for peer in range(comm.size)]
-    incoming = comm.all_to_all_rows(rows)
+    rows = [outgoing[outgoing[:, 4] == peer] for peer in range(comm.size)]
+    header = np.zeros((comm.size, ROW), np.int64)
+    header[:, 0] = [int(part[:, 0].min(initial=NEVER)) for part in rows]
+    header[comm.rank, 0] = own_first
+    header[:, 1] = range(comm.size)
+    header[:, 2] = HEADER
+    incoming = comm.all_to_all_rows([np.concatenate((header, part)) for part in rows])
     is_header = incoming[:, 2] == HEADER
-    headers = incoming[is_header]
-    first = np.full(comm.size, NEVER, np.int64)
-    np.minimum.at(first, headers[:, 1], headers[:, 0])
-    region.accept(np.ascontiguousarray(incoming[~is_header]))
-    return [int(time) for time in first]
+    told = incoming[is_header, 0].reshape(comm.size, comm.size)
+    return [int(moment) for moment in told.min(axis=0)], incoming[~is_header]

@@ -61,7 +61,9 @@ GROUPS = {
     "/results/ops": "virtual times of every op in the recorded steps",
     "/results/timeline": "link activity over the first recorded step",
     "/results/notes": "what the figures rest on",
-    "/run": "how the results were computed; attributes name ranks, hosts, versions and engine counters",
+    "/run": "how the results were computed; attributes name ranks, hosts, versions and counters of the timing engine: "
+    "events, packet_hops, windows (rounds between ranks), and by rank events, events sent to other ranks, processor "
+    "time in the event loop, with its imbalance (the busiest rank over the mean)",
 }
 
 
