@@ -99,13 +99,14 @@ def partitioned(
     placed = make_plan(plan, mesh)
     spmd = partition(graph, placed, bucket_bytes)
     schedules = choose_schedules(spmd, placed, mesh, algorithm, lambda _format, size_bytes: size_bytes)
-    program = build_program(spmd, placed, mesh.n_devices, schedules, None)
+    program = build_program(spmd, placed, mesh.n_devices, schedules, {})
     verify(program)
     return Partitioned(mesh, placed, spmd, schedules, program)
 
 
 def largest(tensors: Mapping[str, Tensor]) -> float:
-    return max((float(t.abs().max()) for t in tensors.values() if t.numel() and t.is_floating_point()), default=0.0)
+    floating = (t.detach() for t in tensors.values() if t.numel() and t.is_floating_point())
+    return max((float(t.abs().max()) for t in floating), default=0.0)
 
 
 def assert_close(name: str, got: Tensor, wanted: Tensor, tolerance: float, floor: float = 0.0) -> None:

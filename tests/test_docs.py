@@ -31,9 +31,24 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "mine.h5").exists()
 
 
+def test_the_page_on_training_is_true(tmp_path, monkeypatch, capsys):
+    page = ROOT / "docs" / "training.md"
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(page, "python")
+    exec(compile(code, page.name, "exec"), {})
+    assert "a training step takes" in capsys.readouterr().out
+    assert (tmp_path / "state.pt").exists()
+    (text,) = blocks(page, "toml")
+    assert parse(text, origin=page.name, directory=ROOT).training.optimizer.groups[1].options == {"lr": 1e-4}
+
+
 def test_the_configuration_of_the_readme_is_valid():
     (text,) = blocks(ROOT / "README.md", "toml")
-    assert parse(text, origin="README", directory=ROOT).plan == "data"
+    assert parse(text, origin="README", directory=ROOT).plan.data == 25
+    plans = re.findall(r"^\| `(\{.*?\}|\"auto\")` \|", (ROOT / "README.md").read_text(), flags=re.MULTILINE)
+    assert len(plans) == 7
+    for plan in plans:
+        parse(re.sub(r"^plan = .*$", f"plan = {plan}", text, flags=re.MULTILINE), origin="README", directory=ROOT)
 
 
 def test_the_commands_of_the_readme_exist():

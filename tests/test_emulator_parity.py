@@ -44,7 +44,7 @@ def plain_training(
         loss = loss_fn(call(model, batch[0]), batch[1])
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
     return losses
 
 

@@ -16,6 +16,7 @@ from meshemu.mesh import flatten
 from meshemu.workload.layout import Layout, Split, even_ranges
 from meshemu.workload.placement import make_plan
 from meshemu.workload.plan import Plan
+from meshemu.workload.viewing import viewed_split
 from meshemu.workload.windows import pieces
 
 
@@ -138,7 +139,8 @@ def test_axes_of_a_product_nest() -> None:
     members, shape, _ = plan.groups(("data",))
     assert shape == (2, 3)
     assert np.asarray(plan.devices)[members[0]].tolist() == [0, 2, 4, 12, 14, 16]
-    assert [np.asarray(plan.devices)[m].tolist() for m in plan.groups(("h", "w"))[0][:2]] == [[0, 1, 6, 7], [2, 3, 8, 9]]
+    replicas = [np.asarray(plan.devices)[m].tolist() for m in plan.groups(("h", "w"))[0][:2]]
+    assert replicas == [[0, 1, 6, 7], [2, 3, 8, 9]]
     everyone, shape, _ = plan.groups(plan.names)
     assert shape == (4, 6)
     assert np.asarray(plan.devices)[everyone[0]].tolist() == list(range(24))
@@ -187,3 +189,65 @@ def test_a_batch_smaller_than_the_plan_is_refused() -> None:
     graph = captured(nn.Linear(6, 5).double(), (images(3, 6), classes(3)), F.cross_entropy)
     with pytest.raises(PlanError, match="batch size 3 < 4 devices"):
         partitioned(graph, "data", 2, 2)
+
+
+def held_by(split: Split, shape: tuple[int, ...], coordinate: int) -> set[int]:
+    """Flat indices of what a coordinate holds of a tensor that is cut in one dim."""
+    index = np.arange(int(np.prod(shape))).reshape(shape)
+    lo, hi = split.ranges[coordinate]
+    size = shape[split.dim] // split.segments
+    inside = (np.arange(shape[split.dim]) % size >= lo) & (np.arange(shape[split.dim]) % size < hi)
+    return set(np.compress(inside, index, axis=split.dim).ravel().tolist())
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(st.data())
+def test_a_view_keeps_a_cut_where_it_says_so(data: Any) -> None:
+    """The same elements, whatever the shapes; and it does say so where whole leading digits are cut."""
+    digits = data.draw(st.lists(st.sampled_from([1, 2, 3, 4]), min_size=1, max_size=5))
+
+    def grouped() -> tuple[int, ...]:
+        cuts = sorted({0, len(digits), *data.draw(st.lists(st.integers(0, len(digits)), max_size=3))})
+        return tuple(int(np.prod(digits[a:b])) for a, b in pairwise(cuts))
+
+    before, after = grouped(), grouped()
+    dim = data.draw(st.integers(0, len(before) - 1))
+    segments = data.draw(st.sampled_from([n for n in range(1, before[dim] + 1) if before[dim] % n == 0]))
+    size = before[dim] // segments
+    cut = data.draw(st.integers(0, size))
+    split = Split(dim, ("tensor",), ((0, cut), (cut, size)), segments)
+    moved = viewed_split(split, before, after)
+    if moved is None:
+        assert after != before or 1 in before or size <= 1
+        return
+    assert moved.tiles(after[moved.dim])
+    for coordinate in (0, 1):
+        assert held_by(split, before, coordinate) == held_by(moved, after, coordinate)
+
+
+def test_heads_of_a_fused_projection_are_cut_within_segments() -> None:
+    fused = Split(2, ("tensor",), ((0, 8), (8, 16)), segments=3)
+    heads = viewed_split(fused, (2, 5, 48), (2, 5, 3, 4, 4))
+    assert heads == Split(3, ("tensor",), ((0, 2), (2, 4)))
+    assert viewed_split(heads, (2, 5, 3, 4, 4), (2, 5, 48)) == fused
+    merged = viewed_split(Split(1, ("tensor",), ((0, 2), (2, 4))), (3, 4, 5, 6), (12, 5, 6))
+    assert merged == Split(0, ("tensor",), ((0, 2), (2, 4)), segments=3)
+
+
+@pytest.mark.parametrize("other", [None, Split(0, ("w",), ((0, 4), (4, 6))), Split(1, ("w",), ((0, 3), (3, 4)))])
+def test_pieces_of_what_is_cut_within_segments(other: Split | None) -> None:
+    """Each wanted element of a (6, 4) tensor comes once, from where it lies, in unfolded indices."""
+    plan, held = plan_of(2, 2), Layout((Split(0, ("h",), ((0, 1), (1, 3)), segments=2),))
+    wanted = Layout(() if other is None else (other,)) if other is None or other.dim else Layout()
+    boxes = pieces((6, 4), held, wanted, plan)
+    assert boxes.lo.shape[1] == 3
+    got = {position: set() for position in range(4)}  # type: ignore[var-annotated]
+    for dst, src, lo, hi in zip(boxes.dst, boxes.src, boxes.lo, boxes.hi, strict=True):
+        box = np.arange(24).reshape(2, 3, 4)[tuple(slice(a, b) for a, b in zip(lo, hi, strict=True))].ravel().tolist()
+        assert set(box) <= held_by(held.splits[0], (6, 4), int(plan.coords["h"][src]))
+        assert not got[int(dst)] & set(box)
+        got[int(dst)] |= set(box)
+    for position, elements in got.items():
+        column = int(plan.coords["w"][position])
+        full = held_by(wanted.splits[0], (6, 4), column) if wanted.splits else set(range(24))
+        assert elements == full

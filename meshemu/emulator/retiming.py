@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from meshemu.emulator.recording import Recorder
+from meshemu.emulator.recording import REMARKS, Recorder
 from meshemu.emulator.timed_step import TimedStep, TimingOptions, time_step
 from meshemu.errors import InputError
 from meshemu.hardware import System
@@ -14,7 +14,7 @@ from meshemu.record.reader import Run, open_run
 from meshemu.runtime.mpi import as_comm
 from meshemu.units import size_bytes
 
-__all__ = ["retime"]
+__all__ = ["retime", "sorted_overrides"]
 
 VALID: Mapping[str, Callable[[Any], bool]] = {
     "routing": lambda value: value in ("xy", "yx"),
@@ -36,7 +36,7 @@ def retime(
     stored = open_run(path)
     document = tomllib.loads(stored.config)
     system = System.from_json(stored.system_json)
-    hardware, timing = _sorted_overrides(overrides)
+    hardware, timing = sorted_overrides(overrides)
     changed = system.override(hardware) if hardware else system
     if (changed.rows, changed.cols) != (system.rows, system.cols):
         raise InputError(
@@ -46,8 +46,9 @@ def retime(
     options = replace(_stored_options(document), **timing)
     timed = time_step(stored.program(), changed, stored.column("/results/devices/peak_memory_bytes"), options, ranks)
     recorder = Recorder.open(
-        output, timed, ranks, config_text=stored.config, n_steps=max(stored.n_steps, 1), overwrite=overwrite
-    )
+        output, timed, ranks, config_text=stored.config, n_steps=max(stored.n_steps, 1), overwrite=overwrite,
+        remarks=[text for text in stored.assumptions if text.startswith(REMARKS)],
+    )  # fmt: skip
     _copy_steps(stored, recorder)
     recorder.finish({})
     return timed
@@ -71,8 +72,8 @@ def _stored_options(document: Mapping[str, Any]) -> TimingOptions:
     return TimingOptions(**{key: value for key, value in document.get("timing", {}).items() if key in known})
 
 
-def _sorted_overrides(overrides: Sequence[str]) -> tuple[dict[str, object], dict[str, Any]]:
-    """(overrides of the system, changes of the timing options)."""
+def sorted_overrides(overrides: Sequence[str]) -> tuple[dict[str, object], dict[str, Any]]:
+    """(overrides of the system, changes of the timing options). Raises InputError for what is neither."""
     hardware: dict[str, object] = {}
     timing: dict[str, Any] = {}
     for override in overrides:

@@ -5,14 +5,14 @@ from typing import Any
 
 import torch
 
-from meshemu.execute.blocks import Host, Key
+from meshemu.execute.blocks import Blocks, Host, Key
 from meshemu.workload.layout import Layout
 from meshemu.workload.plan import Place
 from meshemu.workload.spmd import Compute, LocalRange, LocalShape, StepSeed, Value
 
 __all__ = ["ComputeTask", "step_seed"]
 
-Environment = dict[int, dict[Key, torch.Tensor]]
+Environment = dict[int, Blocks]
 
 
 def step_seed(seed: int, step: int, salt: int) -> int:
@@ -46,7 +46,8 @@ class ComputeTask:
         self.instruction = instruction
         values = (*instruction.inputs, *instruction.outputs)
         axes = tuple(dict.fromkeys(axis for v in values for axis in v.layout.axes))
-        self._calls = [self._call(host, p) for p in host.representatives(axes).values()]
+        differing = Layout(partial=axes, stages=instruction.stages)
+        self._calls = [self._call(host, p) for p in host.representatives(differing).values()]
 
     def _call(self, host: Host, position: int) -> _Call:
         instruction = self.instruction
@@ -56,7 +57,7 @@ class ComputeTask:
             {name: _bind(arg, host, position) for name, arg in instruction.kwargs.items()},
             tuple(host.key(v.layout.axes, position) for v in instruction.outputs),
             tuple(host.local_shape(v, position) for v in instruction.outputs),
-            any(v.layout.empty(place) for v in instruction.inputs),
+            not instruction.takes_empty and any(v.layout.empty(place) for v in instruction.inputs),
         )
 
     def run(self, environment: Environment, seed: int, step: int) -> None:

@@ -8,14 +8,13 @@ from math import prod
 import torch
 
 from meshemu.comm import Comm
-from meshemu.execute.blocks import Host, Key
+from meshemu.execute.blocks import Blocks, Host, Key, unfolded_values
 from meshemu.execute.transport import Exchange
 from meshemu.workload.spmd import Fetch, PushAdd, Value
 from meshemu.workload.windows import pieces
 
 __all__ = ["FetchTask", "PushAddTask"]
 
-Blocks = dict[Key, torch.Tensor]
 Box = tuple[slice, ...]
 
 
@@ -67,10 +66,10 @@ class FetchTask:
 
     def __init__(self, instruction: Fetch, host: Host, comm: Comm) -> None:
         self.instruction = instruction
-        source, output = instruction.source, instruction.output
-        self._shapes = {
-            key: host.local_shape(output, p) for key, p in host.representatives(output.layout.axes).items()
-        }
+        source, output = unfolded_values(instruction.source, instruction.output)
+        self._source_shapes = _shapes(source, host)
+        self._shapes = _shapes(output, host)
+        self._result_shapes = _shapes(instruction.output, host)
         boxes = pieces(source.shape, source.layout, output.layout, host.plan)
         pairs = zip(boxes.src.tolist(), boxes.dst.tolist(), boxes.lo.tolist(), boxes.hi.tolist(), strict=True)
         self._moves = _Moves(_moves_of(source, output, pairs, host), host, comm, source.dtype)
@@ -88,10 +87,11 @@ class FetchTask:
             else torch.full(shape, self.instruction.fill, dtype=output.dtype)
             for key, shape in self._shapes.items()
         }
-        for move, data in self._moves.collect(blocks):
+        sources = {key: block.reshape(self._source_shapes[key]) for key, block in blocks.items()}
+        for move, data in self._moves.collect(sources):
             target = result[move.target][move.target_box]
             target.copy_(data.view(target.shape))
-        return result
+        return {key: tensor.view(self._result_shapes[key]) for key, tensor in result.items()}
 
 
 class PushAddTask:
@@ -100,9 +100,7 @@ class PushAddTask:
     def __init__(self, instruction: PushAdd, host: Host, comm: Comm) -> None:
         self.instruction = instruction
         source, output = instruction.source, instruction.output
-        self._shapes = {
-            key: host.local_shape(output, p) for key, p in host.representatives(output.layout.axes).items()
-        }
+        self._shapes = _shapes(output, host)
         boxes = pieces(output.shape, output.layout, source.layout, host.plan)
         pairs = zip(boxes.dst.tolist(), boxes.src.tolist(), boxes.lo.tolist(), boxes.hi.tolist(), strict=True)
         self._moves = _Moves(_moves_of(source, output, pairs, host), host, comm, source.dtype)
@@ -116,6 +114,11 @@ class PushAddTask:
         return result
 
 
+def _shapes(value: Value, host: Host) -> dict[Key, tuple[int, ...]]:
+    """Shape of every block of a value that a rank holds."""
+    return {key: host.local_shape(value, p) for key, p in host.representatives(value.layout).items()}
+
+
 def _moves_of(
     source: Value, target: Value, pairs: Iterable[tuple[int, int, list[int], list[int]]], host: Host
 ) -> list[_Move]:
@@ -124,8 +127,8 @@ def _moves_of(
     A rank that holds the source block itself, whichever of its devices has it, sends nothing.
     """
     ranks = sorted(set(host.rank_of_position.tolist()))
-    targets = {rank: host.representatives(target.layout.axes, rank) for rank in ranks}
-    sources = {rank: host.representatives(source.layout.axes, rank) for rank in ranks}
+    targets = {rank: host.representatives(target.layout, rank) for rank in ranks}
+    sources = {rank: host.representatives(source.layout, rank) for rank in ranks}
     n_dims = len(source.shape)
     moves = []
     for source_position, target_position, lo, hi in pairs:

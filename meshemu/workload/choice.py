@@ -1,17 +1,17 @@
-"""Choose the schedule of every AllReduce of a partitioned step."""
+"""Choose the schedule of every Collective of a partitioned step."""
 
 from collections.abc import Callable
 from functools import partial
-from math import prod
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.collectives import Schedule, build, select
+from meshemu.collectives import Schedule, build, check_routers, select
 from meshemu.mesh import Mesh
+from meshemu.workload.chunks import block_elements
 from meshemu.workload.dtypes import number_format
 from meshemu.workload.plan import Plan
-from meshemu.workload.spmd import AllReduce, Spmd
+from meshemu.workload.spmd import Collective, Spmd
 
 __all__ = ["choose_schedules"]
 
@@ -23,28 +23,29 @@ def choose_schedules(
     algorithm: str,
     combine: Callable[[str, NDArray[np.int64]], NDArray[np.int64]],
 ) -> dict[int, Schedule]:
-    """Index of each AllReduce instruction -> its schedule.
+    """Index of each Collective instruction -> its schedule.
 
-    algorithm: "ring", "rows_columns", "tree", or "auto": the fastest by the contention-free model for the message's
-    size. combine(number format, size_bytes) -> ps: cost of one combination.
+    algorithm: "ring", "rows_columns", "tree", "in_network", or "auto": the fastest by the contention-free model for the
+    message's size. combine(number format, size_bytes) -> ps: cost of one combination. Raises InputError where the
+    routers of the mesh cannot do what the algorithm needs.
     """
-    built: dict[tuple[str, tuple[int, int], tuple[int, ...]], Schedule] = {}
+    built: dict[tuple[str, str, tuple[int, int], tuple[int, ...]], Schedule] = {}
     result = {}
     for i, instruction in enumerate(spmd.instructions):
-        if not isinstance(instruction, AllReduce):
+        if not isinstance(instruction, Collective):
             continue
-        members, grid, absent = plan.groups(instruction.axes)
+        members, grid, absent = plan.groups(instruction.axes, instruction.stages)
         dtype = instruction.sources[0].dtype
-        place = plan.at(int(members[0, 0]))
-        size_bytes = dtype.itemsize * sum(prod(v.layout.local_shape(v.shape, place)) for v in instruction.sources)
+        size_bytes = dtype.itemsize * block_elements(instruction.whole, plan, int(members[0, 0]))
         chosen = algorithm
         if algorithm == "auto":
             table = _device_grid(plan, members[0], grid, absent)
             cost = partial(combine, number_format(dtype))
-            chosen = select("all_reduce", mesh, table, size_bytes, dtype.itemsize, cost)
-        key = (chosen, grid, absent)
+            chosen = select(instruction.kind, mesh, table, size_bytes, dtype.itemsize, cost)
+        check_routers(instruction.kind, chosen, mesh)
+        key = (instruction.kind, chosen, grid, absent)
         if key not in built:
-            built[key] = build("all_reduce", chosen, *grid, absent=absent)
+            built[key] = build(instruction.kind, chosen, *grid, absent=absent)
         result[i] = built[key]
     return result
 

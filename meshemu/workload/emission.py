@@ -1,25 +1,25 @@
 """Spmd -> Program: the ops and messages of every device, by shapes alone.
 
-The messages of a Fetch come from `windows.pieces` and those of an AllReduce from its schedule, exactly as in the
+The messages of a Fetch come from `windows.pieces` and those of a Collective from its schedule, exactly as in the
 executor. A device's compute ops run in program order (a static schedule); messages and reductions run beside them as
 soon as their data are ready, so that gradient buckets overlap with the rest of the backward pass.
 """
 
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from meshemu.collectives import Schedule, emit
-from meshemu.cost import TensorSpec, Work, op_work
-from meshemu.cost.op_classes import OPTIMIZERS
+from meshemu.cost import TensorSpec, Update, Work, op_work
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import Program
+from meshemu.workload.chunks import chunk_bounds, row_length
 from meshemu.workload.dtypes import number_format
 from meshemu.workload.plan import Plan
-from meshemu.workload.spmd import AllReduce, Compute, Fetch, PushAdd, Spmd, Value
+from meshemu.workload.spmd import Collective, Compute, Fetch, PushAdd, Spmd, Value
 from meshemu.workload.windows import pieces
 
 __all__ = ["build_program"]
@@ -29,12 +29,12 @@ Layers = list[NDArray[np.int64]]
 
 
 def build_program(
-    spmd: Spmd, plan: Plan, n_devices: int, schedules: Mapping[int, Schedule], optimizer: str | None
+    spmd: Spmd, plan: Plan, n_devices: int, schedules: Mapping[int, Schedule], updates: Mapping[str, Update]
 ) -> Program:
     """The Program of one training step.
 
-    schedules: index of an AllReduce instruction -> schedule. optimizer: op class of the update that follows ("sgd",
-    "sgd_momentum", "adamw"; None: no update).
+    schedules: index of a Collective instruction -> schedule. updates: parameter name -> what its update costs;
+    parameters that are not updated are left out.
     """
     walk = _Walk(plan, n_devices)
     for value in (*spmd.inputs.values(), *spmd.constants.values()):
@@ -47,10 +47,9 @@ def build_program(
                 walk.fetch(instruction)
             case PushAdd():
                 walk.push_add(instruction)
-            case AllReduce():
-                walk.all_reduce(instruction, schedules[i])
-    if optimizer is not None:
-        walk.update(spmd, optimizer)
+            case Collective():
+                walk.collective(instruction, schedules[i])
+    walk.update(spmd, updates)
     return walk.builder.build()
 
 
@@ -63,11 +62,14 @@ class _Walk:
         self.devices = np.asarray(plan.devices, np.int64)
         self.done: dict[int, Layers] = {}
         self.last_compute = np.full(plan.n_positions, -1, np.int64)
+        self.paced_compute = self.last_compute
 
     def compute(self, instruction: Compute) -> None:
         """One op per device that has work to do; views cost nothing and make no op."""
-        layers = _merged([layer for v in instruction.inputs for layer in self.done[v.id]])
+        here = self.plan.on(instruction.stages)
+        layers = _within(here, [layer for v in instruction.inputs for layer in self.done[v.id]])
         flops, read, write, busy = self._work(instruction)
+        busy = busy & here
         if not busy.any():
             self._finish(instruction.outputs, layers)
             return
@@ -91,13 +93,14 @@ class _Walk:
     def fetch(self, instruction: Fetch) -> None:
         """One message per box that crosses devices."""
         source, output = instruction.source, instruction.output
+        held = _within(self.plan.on(output.layout.stages), self.done[source.id])
         boxes = pieces(source.shape, source.layout, output.layout, self.plan)
         moves = boxes.moves
         arrived = self._messages(
             boxes.src[moves], boxes.dst[moves], boxes.n_elements[moves] * source.dtype.itemsize, source,
             instruction.label,
         )  # fmt: skip
-        self._finish((output,), [*self.done[source.id], *_layered(self.plan.n_positions, boxes.dst[moves], arrived)])
+        self._finish((output,), [*held, *_layered(self.plan.n_positions, boxes.dst[moves], arrived)])
 
     def push_add(self, instruction: PushAdd) -> None:
         """The messages of the fetch, backwards, and one addition per device that gets any."""
@@ -125,24 +128,30 @@ class _Walk:
         others = [np.where(added >= 0, -1, layer) for layer in self.done[source.id]]
         self._finish((output,), [added, *others])
 
-    def all_reduce(self, instruction: AllReduce, schedule: Schedule) -> None:
+    def collective(self, instruction: Collective, schedule: Schedule) -> None:
         """The schedule's ops, for every group."""
         layers = [layer for v in instruction.sources for layer in self.done[v.id]]
-        row = 3 if instruction.combine == "moments" else 1
-        members, _, _ = self.plan.groups(instruction.axes)
+        if instruction.paced:
+            layers.append(self.paced_compute)
+            here = self.plan.on(instruction.stages)
+            self.paced_compute = np.where(here, self.last_compute, self.paced_compute)
+        waits = _merged(layers)
+        members, _, _ = self.plan.groups(instruction.axes, instruction.stages)
         positions, ops = [], []
+        dtype = instruction.sources[0].dtype
         for group in members:
-            elements = sum(self._local_elements(v, int(group[0])) for v in instruction.sources)
+            bounds = chunk_bounds(instruction, schedule.n_chunks, group, self.plan)
             participant, op = emit(
                 self.builder,
                 schedule,
                 self.devices[group],
-                n_elements=elements // row,
-                itemsize=row * instruction.sources[0].dtype.itemsize,
+                n_elements=int(bounds[-1]),
+                bounds=bounds,
+                itemsize=row_length(instruction) * dtype.itemsize,
                 label=instruction.label,
                 op_class=f"reduce_{instruction.combine}",
-                number_format=number_format(instruction.sources[0].dtype),
-                after=[layer[group] for layer in _merged(layers)],
+                number_format=number_format(dtype),
+                after=[layer[group] for layer in waits],
             )
             positions.append(group[participant])
             ops.append(op)
@@ -150,24 +159,29 @@ class _Walk:
             instruction.outputs, _layered(self.plan.n_positions, np.concatenate(positions), np.concatenate(ops))
         )
 
-    def update(self, spmd: Spmd, optimizer: str) -> None:
-        """The optimizer's update of all parameters, on every device."""
-        layers = _merged([layer for v in spmd.gradients.values() for layer in self.done[v.id]])
-        specs = [TensorSpec(v.shape, v.dtype.itemsize) for v in spmd.gradients.values()]
-        n_states = OPTIMIZERS[optimizer][2]
-        works = [op_work(optimizer, [spec] * (2 + n_states), [spec] * (1 + n_states), {}) for spec in specs]
-        dtype = next(iter(spmd.gradients.values())).dtype
-        ops = self.builder.compute(
-            self.devices,
-            label="optimizer",
-            op_class=optimizer,
-            number_format=number_format(dtype),
-            flops=sum(w.flops for w in works),
-            read_bytes=sum(w.read_bytes for w in works),
-            write_bytes=sum(w.write_bytes for w in works),
-        )
-        for layer in (*layers, self.last_compute):
-            self.builder.depend(ops, layer)
+    def update(self, spmd: Spmd, updates: Mapping[str, Update]) -> None:
+        """The optimizer's update: every device steps its blocks of the parameters, kind by kind."""
+        updated = {name: value for name, value in spmd.gradients.items() if name in updates}
+        layers = _merged([layer for value in updated.values() for layer in self.done[value.id]])
+        for op_class in dict.fromkeys(updates[name].op_class for name in updated):
+            work = np.zeros((3, self.plan.n_positions), np.int64)
+            chosen = {name: value for name, value in updated.items() if updates[name].op_class == op_class}
+            for name, value in chosen.items():
+                here = self.plan.on(value.layout.stages)
+                work += here * self._by_shape((value,), partial(self._update_work, updates[name], value))
+            where = np.flatnonzero(work.any(axis=0))
+            flops, read, write = work[:, where]
+            ops = self.builder.compute(
+                self.devices[where],
+                label="optimizer",
+                op_class=op_class,
+                number_format=number_format(next(iter(chosen.values())).dtype),
+                flops=flops,
+                read_bytes=read,
+                write_bytes=write,
+            )
+            for layer in (*layers, self.last_compute):
+                self.builder.depend(ops, layer[where])
 
     def _messages(
         self, src: NDArray[np.int64], dst: NDArray[np.int64], size_bytes: NDArray[np.int64], source: Value, label: str
@@ -182,17 +196,19 @@ class _Walk:
         for value in outputs:
             self.done[value.id] = layers
 
-    def _local_elements(self, value: Value, position: int) -> int:
-        return prod(value.layout.local_shape(value.shape, self.plan.at(position)))
-
     def _work(
         self, instruction: Compute
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """(flops, bytes read, bytes written, busy) per position; each distinct set of block shapes is costed once."""
-        n = self.plan.n_positions
+        """(flops, bytes read, bytes written, busy) per position."""
         values = (*instruction.inputs, *instruction.outputs)
+        work = self._by_shape(values, partial(self._work_at, instruction))
+        return work[0], work[1], work[2], np.asarray(work.any(axis=0))
+
+    def _by_shape(self, values: tuple[Value, ...], work: Callable[[int], Work]) -> NDArray[np.int64]:
+        """(flops, bytes read, bytes written) by position; work(position) is asked once for each set of block shapes."""
+        n = self.plan.n_positions
         columns = [
-            np.asarray([hi - lo for lo, hi in split.ranges], np.int64)[self.plan.index(split.axes)]
+            np.asarray([split.length(c) for c in range(len(split.ranges))], np.int64)[self.plan.index(split.axes)]
             for value in values
             for split in value.layout.splits
         ]
@@ -202,21 +218,23 @@ class _Walk:
             _, representative, inverse = np.unique(
                 np.stack(columns, axis=1), axis=0, return_index=True, return_inverse=True
             )
-        works = [self._work_at(instruction, int(position)) for position in representative]
+        works = [work(int(position)) for position in representative]
         table = np.asarray([(w.flops, w.read_bytes, w.write_bytes) for w in works], np.int64)
-        rows = table[inverse.ravel()]
-        return rows[:, 0], rows[:, 1], rows[:, 2], np.asarray(rows.any(axis=1))
+        return np.asarray(table[inverse.ravel()].T)
+
+    def _update_work(self, update: Update, value: Value, position: int) -> Work:
+        return update.work(self._spec(value, position))
 
     def _work_at(self, instruction: Compute, position: int) -> Work:
         place = self.plan.at(position)
-
-        def spec(value: Value) -> TensorSpec:
-            return TensorSpec(value.layout.local_shape(value.shape, place), value.dtype.itemsize)
-
-        if any(v.layout.empty(place) for v in instruction.inputs):
+        if not instruction.takes_empty and any(v.layout.empty(place) for v in instruction.inputs):
             return Work(0, 0, 0)
-        inputs = [spec(v) for v in instruction.inputs]
-        return op_work(instruction.op_class, inputs, [spec(v) for v in instruction.outputs], instruction.attributes)
+        inputs = [self._spec(v, position) for v in instruction.inputs]
+        outputs = [self._spec(v, position) for v in instruction.outputs]
+        return op_work(instruction.op_class, inputs, outputs, instruction.attributes)
+
+    def _spec(self, value: Value, position: int) -> TensorSpec:
+        return TensorSpec(value.layout.local_shape(value.shape, self.plan.at(position)), value.dtype.itemsize)
 
 
 def _format_of(instruction: Compute) -> str:
@@ -243,6 +261,13 @@ def _layered(n: int, position: NDArray[np.int64], ops: NDArray[np.int64]) -> Lay
     return [
         _scattered(n, sorted_position[depth == d], ops[order][depth == d]) for d in range(int(depth.max()) + 1)
     ]
+
+
+def _within(here: NDArray[np.bool_], layers: Layers) -> Layers:
+    """Layers without repetitions, as far as they concern the positions `here`."""
+    if here.all():
+        return _merged(layers)
+    return [layer for layer in _merged([np.where(here, layer, -1) for layer in layers]) if (layer >= 0).any()]
 
 
 def _merged(layers: Layers) -> Layers:

@@ -5,7 +5,8 @@ halos, `resolve` for sums over devices, and `sharded` for every operator whose d
 """
 
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,9 +15,9 @@ from torch.utils import _pytree as pytree
 
 from meshemu.errors import UnsupportedOpError
 from meshemu.workload.graph import module_of
-from meshemu.workload.layout import REPLICATED, Layout, Split
+from meshemu.workload.layout import REPLICATED, Layout, Split, gathered_axes
 from meshemu.workload.plan import Plan
-from meshemu.workload.spmd import AllReduce, Combine, Compute, Fetch, Instruction, LocalShape, PushAdd, Value
+from meshemu.workload.spmd import Collective, Combine, Compute, Fetch, Instruction, LocalShape, PushAdd, Value
 
 __all__ = ["Lowering", "Rule", "attributes_of", "base_name", "operator_of", "split_letters"]
 
@@ -32,22 +33,48 @@ class Lowering:
         self.instructions: list[Instruction] = []
         self.environment: dict[fx.Node, Any] = {}
         self.n_random = 0
+        self.stages: tuple[int, ...] = ()
         self._n_values = 0
         self._fetched: dict[tuple[int, Layout, float], Value] = {}
         self._resolved: dict[int, Value] = {}
         self._label = ""
 
-    def begin(self, node: fx.Node) -> None:
+    def begin(self, node: fx.Node, suffix: str = "") -> None:
         """Label what follows with the node's module and name."""
         module = module_of(node)
-        self._label = f"{module}:{node.name}" if module else node.name
+        self.label((f"{module}:{node.name}" if module else node.name) + suffix)
+
+    def label(self, text: str) -> None:
+        """Label what follows."""
+        self._label = text
+
+    @contextmanager
+    def on(self, stages: tuple[int, ...]) -> Iterator[None]:
+        """Meanwhile, these stages of the pipeline carry out what is written, and hold it; () stands for all."""
+        before, self.stages = self.stages, stages
+        try:
+            yield
+        finally:
+            self.stages = before
+
+    def mark(self) -> tuple[int, int]:
+        """Where the instructions are, for `roll_back`."""
+        return len(self.instructions), self._n_values
+
+    def roll_back(self, mark: tuple[int, int]) -> None:
+        """Strike out everything since `mark`."""
+        n_instructions, n_values = mark
+        del self.instructions[n_instructions:]
+        self._n_values = n_values
+        self._fetched = {key: value for key, value in self._fetched.items() if value.id < n_values}
+        self._resolved = {key: value for key, value in self._resolved.items() if value.id < n_values}
 
     def value(
         self, shape: Sequence[int], dtype: torch.dtype, layout: Layout = REPLICATED, combine: Combine = "sum"
     ) -> Value:
         """A new value."""
         self._n_values += 1
-        return Value(self._n_values - 1, tuple(int(n) for n in shape), dtype, layout, combine)
+        return Value(self._n_values - 1, tuple(int(n) for n in shape), dtype, layout.on(self.stages), combine)
 
     def like(self, meta: torch.Tensor, layout: Layout = REPLICATED) -> Value:
         """A new value of the shape and dtype of a fake tensor."""
@@ -62,34 +89,76 @@ class Lowering:
         op_class: str,
         kwargs: Mapping[str, Any] | None = None,
         attributes: Mapping[str, Any] | None = None,
+        takes_empty: bool = False,
     ) -> tuple[Value, ...]:
-        """Every device calls `target` on its blocks."""
+        """Every device calls `target` on its blocks; takes_empty: also where a block of some input is empty."""
         inputs = tuple(leaf for leaf in pytree.tree_leaves((args, kwargs or {})) if isinstance(leaf, Value))
         differing = {axis for value in inputs for axis in value.layout.axes}
         if any(not differing <= set(value.layout.axes) for value in outputs):
             raise AssertionError(f"{self._label}: an output of {op_class} does not follow its inputs along {differing}")
+        if not all(value.layout.held_on(self.stages) for value in inputs):
+            raise AssertionError(f"{self._label}: an input of {op_class} is not on the stages {self.stages}")
+        made, named = tuple(outputs), dict(kwargs or {})
         self.instructions.append(
-            Compute(
-                target, tuple(args), dict(kwargs or {}), inputs, tuple(outputs), op_class, self._label, attributes or {}
-            )
+            Compute(target, tuple(args), named, inputs, made, op_class, self._label, attributes or {}, takes_empty)
         )
-        return tuple(outputs)
+        return made
 
     def fetch(self, value: Value, layout: Layout, fill: float = 0.0) -> Value:
-        """`value` with its blocks (or windows) as `layout` says; the same request is served once."""
+        """`value` with its blocks (or windows) as `layout` says; the same request is served once.
+
+        Blocks that are pooled whole are gathered by a schedule, terms that are wanted cut are reduced and scattered;
+        anything else moves box by box.
+        """
+        layout = layout.on(self.stages)
+        value = self.bring(value)
+        key = (value.id, layout, fill)
+        if key in self._fetched:
+            return self._fetched[key]
+        if value.layout.partial and value.id not in self._resolved:
+            axes = self.scattered_axes(value, layout)
+            if axes:
+                self._fetched[key] = self.resolve(self.reduce_scatter([value], [layout], axes, self._label)[0])
+                return self._fetched[key]
         value = self.resolve(value)
-        if value.layout == layout:
+        if value.layout.splits == layout.splits:
             return value
+        torn = {s.dim for s in value.layout.splits if (t := layout.split_of(s.dim)) and t.segments != s.segments}
+        if torn:
+            value = self.fetch(value, Layout(tuple(s for s in value.layout.splits if s.dim not in torn)))
         key = (value.id, layout, fill)
         if key not in self._fetched:
-            output = self.value(value.shape, value.dtype, layout)
-            self.instructions.append(Fetch(value, output, fill, f"{self._label} {_reach(value, layout)}"))
-            self._fetched[key] = output
+            label = f"{self._label} {_reach(value, layout)}"
+            axes = gathered_axes(value.shape, value.layout, layout)
+            if axes and self.plan.size(axes) > 1:
+                (self._fetched[key],) = self.all_gather([value], [layout], axes, label)
+            else:
+                self._fetched[key] = self.value(value.shape, value.dtype, layout)
+                self.instructions.append(Fetch(value, self._fetched[key], fill, label))
         return self._fetched[key]
+
+    def bring(self, value: Value) -> Value:
+        """`value` on the stages that work now: from another stage, each device gets the block of its counterpart."""
+        value = self._resolved.get(value.id, value)
+        if value.layout.held_on(self.stages):
+            return value
+        layout = value.layout.on(self.stages)
+        key = (value.id, layout, 0.0)
+        if key not in self._fetched:
+            self._fetched[key] = self.value(value.shape, value.dtype, layout, value.combine)
+            stages = "all stages" if not self.stages else f"stage {', '.join(map(str, self.stages))}"
+            self.instructions.append(Fetch(value, self._fetched[key], 0.0, f"{self._label} to {stages}"))
+        return self._fetched[key]
+
+    def scattered_axes(self, value: Value, layout: Layout) -> tuple[str, ...]:
+        """Axes over which terms of `value` can be reduced and scattered into `layout`, or ()."""
+        axes = gathered_axes(value.shape, layout, Layout(value.layout.splits))
+        fits = value.combine == "sum" and set(axes) <= set(value.layout.partial) and self.plan.size(axes) > 1
+        return axes if fits else ()
 
     def push_add(self, value: Value, layout: Layout) -> Value:
         """Add windows back to the blocks of `layout` that they were fetched from."""
-        if value.layout == layout:
+        if value.layout.splits == layout.splits:
             return value
         output = self.value(value.shape, value.dtype, layout)
         self.instructions.append(PushAdd(value, output, f"{self._label} halo adjoint"))
@@ -97,20 +166,56 @@ class Lowering:
 
     def all_reduce(self, values: Sequence[Value], label: str) -> tuple[Value, ...]:
         """Combine partial values (same axes, same dtype) as one buffer."""
-        axes, combine = values[0].layout.partial, values[0].combine
         outputs = tuple(self.value(v.shape, v.dtype, Layout(v.layout.splits)) for v in values)
-        self.instructions.append(AllReduce(tuple(values), outputs, axes, combine, label))
+        self._collective("all_reduce", values, outputs, values[0].layout.partial, label)
         for value, output in zip(values, outputs, strict=True):
             self._resolved[value.id] = output
         return outputs
 
+    def reduce_scatter(
+        self, values: Sequence[Value], layouts: Sequence[Layout], axes: tuple[str, ...], label: str
+    ) -> tuple[Value, ...]:
+        """Combine values that are partial over `axes` (same dtype) as one buffer, each device keeping its block.
+
+        layouts: cut over `axes` where the values are not. What is partial over other axes stays so.
+        """
+        outputs = []
+        for value, layout in zip(values, layouts, strict=True):
+            others = tuple(axis for axis in value.layout.partial if axis not in axes)
+            outputs.append(self.value(value.shape, value.dtype, Layout(layout.splits, others)))
+        return self._collective("reduce_scatter", values, tuple(outputs), axes, label)
+
+    def all_gather(
+        self, values: Sequence[Value], layouts: Sequence[Layout], axes: tuple[str, ...], label: str, paced: bool = False
+    ) -> tuple[Value, ...]:
+        """Pool the blocks of values (same dtype) over `axes` as one buffer; layouts: theirs without these axes."""
+        outputs = tuple(self.value(v.shape, v.dtype, layout) for v, layout in zip(values, layouts, strict=True))
+        return self._collective("all_gather", values, outputs, axes, label, paced)
+
+    def _collective(
+        self,
+        kind: str,
+        sources: Sequence[Value],
+        outputs: tuple[Value, ...],
+        axes: tuple[str, ...],
+        label: str,
+        paced: bool = False,
+    ) -> tuple[Value, ...]:
+        self.instructions.append(Collective(kind, tuple(sources), outputs, axes, sources[0].combine, label, paced))
+        return outputs
+
     def resolve(self, value: Value) -> Value:
         """`value` with no partial axis left."""
+        value = self.bring(value)
         if not value.layout.partial:
             return value
         if value.id not in self._resolved:
             self.all_reduce([value], self._label)
         return self._resolved[value.id]
+
+    def is_resolved(self, value: Value) -> bool:
+        """Whether the terms of a partial value have been summed already."""
+        return value.id in self._resolved
 
     def replicate(self, value: Value) -> Value:
         """`value` whole on every device."""

@@ -1,6 +1,6 @@
 """How much memory each device needs: the liveness of every block over the instructions of a step."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,19 +14,19 @@ Bytes = NDArray[np.int64]
 
 
 def peak_memory_bytes(
-    spmd: Spmd, plan: Plan, n_devices: int, state_tensors: int, views: Collection[str]
+    spmd: Spmd, plan: Plan, n_devices: int, states: Mapping[str, int], views: Collection[str]
 ) -> Bytes:
     """Greatest sum of live blocks on every device, int64[n_devices] (0 on devices outside the plan).
 
-    Parameters, buffers and `state_tensors` optimizer tensors per trainable parameter live throughout; everything else
-    from the instruction that makes it to its last use. A view shares the memory of its source. views: op
-    classes of views. Buffers of messages in flight are not counted.
+    Parameters, buffers and the optimizer's tensors live throughout, each device holding its blocks of them; everything
+    else from the instruction that makes it to its last use. A view shares the memory of its source. states: parameter
+    name -> tensors of its shape that the optimizer keeps. views: op classes of views. Buffers of messages in flight
+    are not counted.
     """
     resident = [v for name, v in spmd.inputs.items() if not name.startswith("batch.")] + list(spmd.constants.values())
     live = sum((_block_bytes(v, plan) for v in resident), np.zeros(plan.n_positions, np.int64))
-    live = live + state_tensors * sum(
-        (_block_bytes(v, plan) for v in spmd.gradients.values()), np.zeros(plan.n_positions, np.int64)
-    )
+    for name, value in spmd.gradients.items():
+        live = live + states.get(name, 0) * _block_bytes(value, plan)
     owner = {v.id: v.id for v in resident}
     users: dict[int, int] = {}
     size: dict[int, Bytes] = {}
@@ -69,6 +69,6 @@ def _block_bytes(value: Value, plan: Plan) -> Bytes:
         if split is None:
             elements = elements * n
         else:
-            lengths = np.asarray([hi - lo for lo, hi in split.ranges], np.int64)
+            lengths = np.asarray([split.length(c) for c in range(len(split.ranges))], np.int64)
             elements = elements * lengths[plan.index(split.axes)]
-    return elements * value.dtype.itemsize
+    return elements * plan.on(value.layout.stages) * value.dtype.itemsize

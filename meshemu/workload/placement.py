@@ -1,6 +1,7 @@
 """Read a plan's specification and lay its axes out on the mesh as nested rectangles."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -9,12 +10,16 @@ from numpy.typing import NDArray
 
 from meshemu.errors import PlanError
 from meshemu.mesh import Mesh
-from meshemu.workload.plan import Axis, Plan
+from meshemu.workload.pipeline_order import ORDERS
+from meshemu.workload.plan import PIPELINE, Axis, Plan
 
 __all__ = ["make_plan"]
 
-KINDS = ("data", "shard", "tensor", "spatial")
+KINDS = (PIPELINE, "data", "shard", "tensor", "spatial")
 """What a specification may name, from the outermost axis to the innermost."""
+
+CUTS = ("column", "row", "replicate")
+"""How the weights of a module may be cut over "tensor": by what they put out, by what they take in, or not."""
 
 Extent = tuple[int, int]
 
@@ -24,19 +29,32 @@ def make_plan(spec: str | Mapping[str, Any], mesh: Mesh) -> Plan:
 
     "data", "spatial" ...; {"data": 25}; {"data": [2, 3], "spatial": [5, 5]}. A number of devices is laid out as the
     squarest rectangle that fits, innermost axis first; a pair gives its rows and columns. The rectangle of all axes
-    lies in the north-west corner of the mesh.
+    lies in the north-west corner of the mesh. Beside "shard" a table may give {"zero": 1, 2 or 3}; beside "tensor",
+    {"modules": {glob: "column", "row" or "replicate"}}; beside "pipeline", {"stages": [name of the module at which a
+    stage begins, for all but the first]}, {"order": "1f1b" or "gpipe"} and {"micro_batches": n}.
 
-    Raises PlanError for an unknown kind, for a plan that does not fit the mesh (with the equation), and for one that
-    covers a dead device (a single axis over all live devices leaves dead ones out).
+    Raises PlanError for an unknown kind, for a plan that does not fit the mesh (with the equation), for one that
+    covers a dead device (a single axis over all live devices leaves dead ones out), and for an option of no use.
     """
-    if isinstance(spec, str):
-        entries: dict[str, Any] = {spec: None}
-    else:
-        entries = dict(spec)
+    entries: dict[str, Any] = {spec: None} if isinstance(spec, str) else dict(spec)
+    zero, modules, flow = _zero(entries), _modules(entries), _flow(entries)
+    plan = replace(_placed(spec, entries, mesh), zero=zero, modules=modules, **flow)
+    if plan.stages and len(plan.stages) != plan.n_stages - 1:
+        names = ", ".join(plan.stages)
+        raise PlanError(
+            f"plan.stages must name the first modules of all stages but the first: {plan.n_stages} stages need "
+            f"{plan.n_stages - 1} names, not {len(plan.stages)} ({names})"
+        )
+    return plan
+
+
+def _placed(spec: Any, entries: Mapping[str, Any], mesh: Mesh) -> Plan:
     if not entries or any(kind not in KINDS for kind in entries):
         unknown = next((kind for kind in entries if kind not in KINDS), spec)
-        raise PlanError(f"plan {unknown!r} is unknown; a plan is one of {', '.join(KINDS)}, or a table of several such "
-                        "as {data = 6, spatial = [5, 5]}")  # fmt: skip
+        raise PlanError(
+            f"plan {unknown!r} is unknown; a plan is one of {', '.join(KINDS)}, auto, or a table of several such as "
+            "{data = 6, spatial = [5, 5]}"
+        )
     kinds = [kind for kind in KINDS if kind in entries]
     if None in entries.values():
         return _whole_mesh(kinds[0], mesh)
@@ -47,6 +65,50 @@ def make_plan(spec: str | Mapping[str, Any], mesh: Mesh) -> Plan:
     return _nested(wanted, mesh)
 
 
+def _zero(entries: dict[str, Any]) -> int:
+    """Take the ZeRO level out of a specification; 3 unless it says otherwise."""
+    level = entries.pop("zero", None)
+    if level is None:
+        return 3
+    if level not in (1, 2, 3) or isinstance(level, bool):
+        raise PlanError(f"plan.zero = {level!r} must be 1, 2 or 3")
+    if "shard" not in entries:
+        raise PlanError(f"plan.zero = {level} is of no use without the axis plan.shard")
+    return int(level)
+
+
+def _flow(entries: dict[str, Any]) -> dict[str, Any]:
+    """Take what concerns the pipeline alone out of a specification."""
+    given = {key: entries.pop(key, None) for key in ("micro_batches", "order", "stages")}
+    flow = {key: value for key, value in given.items() if value is not None}
+    for key, value in flow.items():
+        if PIPELINE not in entries:
+            raise PlanError(f"plan.{key} = {value!r} is of no use without the axis plan.{PIPELINE}")
+    if "micro_batches" in flow and not _is_count(flow["micro_batches"]):
+        raise PlanError(f"plan.micro_batches = {flow['micro_batches']!r} must be a positive integer")
+    if flow.get("order", ORDERS[0]) not in ORDERS:
+        raise PlanError(f"plan.order = {flow['order']!r} is not one of {', '.join(ORDERS)}")
+    if "stages" in flow:
+        names = flow["stages"]
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name for name in names):
+            raise PlanError(f"plan.stages must be a list of module names, not {names!r}")
+        flow["stages"] = tuple(names)
+    return flow
+
+
+def _modules(entries: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Take the cuts of modules' weights out of a specification."""
+    modules = entries.pop("modules", None)
+    if not modules:
+        return ()
+    if "tensor" not in entries:
+        raise PlanError("plan.modules is of no use without the axis plan.tensor")
+    for glob, cut in modules.items():
+        if cut not in CUTS:
+            raise PlanError(f"plan.modules.{glob!r} = {cut!r} must be one of {', '.join(CUTS)}")
+    return tuple(modules.items())
+
+
 def _whole_mesh(kind: str, mesh: Mesh) -> Plan:
     if kind == "spatial":
         return _nested({kind: (mesh.rows, mesh.cols)}, mesh)
@@ -54,8 +116,11 @@ def _whole_mesh(kind: str, mesh: Mesh) -> Plan:
 
 
 def _all_alive(kind: str, mesh: Mesh) -> Plan:
-    """One axis over every live device, row by row."""
+    """One axis over every live device, row by row; stages of a pipeline go to and fro, each next to the one before."""
     alive = np.flatnonzero(mesh.alive)
+    if kind == PIPELINE:
+        row, col = alive // mesh.cols, alive % mesh.cols
+        alive = alive[np.lexsort((np.where(row % 2, -col, col), row))]
     absent = tuple(np.flatnonzero(~mesh.alive).tolist())
     return Plan((Axis(kind, len(alive), mesh.rows, mesh.cols),), tuple(alive.tolist()), absent)
 
@@ -132,12 +197,14 @@ def _axes(kind: str, extent: Extent) -> list[Axis]:
 
 
 def _devices(axes: tuple[Axis, ...], mesh: Mesh) -> NDArray[np.int64]:
-    """Device id of every position, row-major over the axes."""
+    """Device id of every position, row-major over the axes; stages of a pipeline go to and fro."""
     row, col = np.zeros(1, np.int64), np.zeros(1, np.int64)
     for axis in axes:
-        coordinate = np.arange(axis.size)
-        row = (row[:, None] * axis.rows + coordinate // axis.cols).ravel()
-        col = (col[:, None] * axis.cols + coordinate % axis.cols).ravel()
+        own_row, own_col = np.divmod(np.arange(axis.size), axis.cols)
+        if axis.name == PIPELINE:
+            own_col = np.where(own_row % 2, axis.cols - 1 - own_col, own_col)
+        row = (row[:, None] * axis.rows + own_row).ravel()
+        col = (col[:, None] * axis.cols + own_col).ravel()
     return row * mesh.cols + col
 
 

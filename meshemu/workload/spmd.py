@@ -1,8 +1,8 @@
 """The partitioned step: instructions over whole values, each carried out by all devices on their own blocks.
 
-Lowering writes this list once; the executor runs it with tensors, `partition.py` turns it into a Program by shapes
-alone. Both take the messages of a Fetch from `windows.py` and those of an AllReduce from its schedule, so the bytes
-that are timed are the bytes that are moved.
+Lowering writes this list once; the executor runs it with tensors, `emission.py` turns it into a Program by shapes
+alone. Both take the messages of a Fetch from `windows.py` and those of a Collective from its schedule and `chunks.py`,
+so the bytes that are timed are the bytes that are moved.
 """
 
 from collections.abc import Callable, Mapping
@@ -14,13 +14,15 @@ import torch
 from meshemu.workload.layout import REPLICATED, Layout
 
 __all__ = [
-    "AllReduce",
+    "Collective",
     "Combine",
     "Compute",
     "Fetch",
+    "Gathered",
     "Instruction",
     "LocalRange",
     "LocalShape",
+    "Part",
     "PushAdd",
     "Spmd",
     "StepSeed",
@@ -31,7 +33,7 @@ __all__ = [
 ]
 
 Combine = str
-"""How blocks of a partial value are combined: "sum", or "moments" (count, mean, M2; Chan et al. 1979)."""
+"""How blocks of a partial value are combined: a key of `combines.COMBINES`, "sum" as a rule."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +78,8 @@ class StepSeed:
 class Compute:
     """Every device calls target(*args, **kwargs) on its blocks; args hold Values and the placeholders above.
 
-    A device whose block of some input is empty yields zeros instead. attributes: what the cost model needs besides
-    shapes. label: module and node.
+    A device whose block of some input is empty yields zeros instead, unless `takes_empty`. attributes: what the cost
+    model needs besides shapes. label: module and node.
     """
 
     target: Callable[..., Any]
@@ -88,6 +90,12 @@ class Compute:
     op_class: str
     label: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    takes_empty: bool = False
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The stages of the pipeline that carry it out."""
+        return self.outputs[0].layout.stages
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,34 +118,91 @@ class PushAdd:
 
 
 @dataclass(frozen=True, eq=False)
-class AllReduce:
-    """Combine partial values over `axes`, several as one buffer."""
+class Collective:
+    """An exchange over `axes` by a schedule, several values of one dtype as one buffer.
 
+    kind: "all_reduce" combines partial sources; "reduce_scatter" combines them and leaves every device its block;
+    "all_gather" joins blocks. paced: it starts no earlier than the work before the paced one that precedes it, as a
+    prefetch of one does.
+    """
+
+    kind: str
     sources: tuple[Value, ...]
     outputs: tuple[Value, ...]
     axes: tuple[str, ...]
     combine: Combine
     label: str
+    paced: bool = False
+
+    @property
+    def stages(self) -> tuple[int, ...]:
+        """The stages that carry it out."""
+        return self.outputs[0].layout.stages
+
+    @property
+    def blocks(self) -> tuple[Value, ...]:
+        """The side whose blocks are the chunks of the buffer: member i's blocks are chunk i (all_reduce has none)."""
+        return self.sources if self.kind == "all_gather" else self.outputs
+
+    @property
+    def whole(self) -> tuple[Value, ...]:
+        """The side of which every member holds the whole buffer."""
+        return self.outputs if self.kind == "all_gather" else self.sources
 
 
-Instruction = Compute | Fetch | PushAdd | AllReduce
+Instruction = Compute | Fetch | PushAdd | Collective
+
+
+@dataclass(frozen=True)
+class Part:
+    """Indices lo <= i < hi of dim `dim` of the graph input `name`, as an input of its own."""
+
+    name: str
+    dim: int
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """An operator that no rule could compute on blocks: every device computed it on whole inputs.
+
+    size_bytes: of those inputs that were cut.
+    """
+
+    op: str
+    module: str
+    size_bytes: int
 
 
 @dataclass(frozen=True, eq=False)
 class Spmd:
-    """One partitioned training step.
+    """One partitioned step.
 
-    inputs: graph input name -> Value (parameters, buffers, batch leaves). constants: name -> Value of tensors that the
-    graph carries itself, constant_tensors: their data. loss, gradients, buffers: replicated results.
+    inputs: input name -> Value (parameters, buffers, batch leaves); parts: those that are parts of a graph input.
+    constants: name -> Value of tensors that the graph carries itself, constant_tensors: their data. loss (None in a
+    step of evaluation), buffers, metrics: replicated results. gradients: each cut as its parameter is stored.
+    gathered: what was computed on whole inputs. gradient_norm: over all gradients before they were clipped, if they
+    were.
     """
 
     instructions: tuple[Instruction, ...]
     inputs: Mapping[str, Value]
     constants: Mapping[str, Value]
     constant_tensors: Mapping[str, torch.Tensor]
-    loss: Value
+    loss: Value | None
     gradients: Mapping[str, Value]
     buffers: Mapping[str, Value]
+    metrics: Mapping[str, Value] = field(default_factory=dict)
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    gathered: tuple[Gathered, ...] = ()
+    gradient_norm: Value | None = None
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        """Every Value that outlives the step."""
+        scalars = (value for value in (self.loss, self.gradient_norm) if value is not None)
+        return (*scalars, *self.gradients.values(), *self.buffers.values(), *self.metrics.values())
 
 
 def last_uses(spmd: Spmd) -> dict[int, list[int]]:
@@ -146,7 +211,7 @@ def last_uses(spmd: Spmd) -> dict[int, list[int]]:
     for i, instruction in enumerate(spmd.instructions):
         for value in (*inputs_of(instruction), *outputs_of(instruction)):
             last[value.id] = i
-    for value in (spmd.loss, *spmd.gradients.values(), *spmd.buffers.values()):
+    for value in spmd.results:
         last.pop(value.id, None)
     result: dict[int, list[int]] = {}
     for value_id, i in last.items():
@@ -159,7 +224,7 @@ def inputs_of(instruction: Instruction) -> tuple[Value, ...]:
     match instruction:
         case Compute():
             return instruction.inputs
-        case AllReduce():
+        case Collective():
             return instruction.sources
         case _:
             return (instruction.source,)
@@ -168,7 +233,7 @@ def inputs_of(instruction: Instruction) -> tuple[Value, ...]:
 def outputs_of(instruction: Instruction) -> tuple[Value, ...]:
     """Values that an instruction makes."""
     match instruction:
-        case Compute() | AllReduce():
+        case Compute() | Collective():
             return instruction.outputs
         case _:
             return (instruction.output,)

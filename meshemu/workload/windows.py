@@ -1,12 +1,12 @@
 """Which piece of which block goes where: the messages of a Fetch, by index arithmetic alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.workload.layout import Layout, Split
-from meshemu.workload.plan import Plan
+from meshemu.workload.layout import Layout, Split, unfolded
+from meshemu.workload.plan import PIPELINE, Plan
 
 __all__ = ["Pieces", "pieces"]
 
@@ -35,23 +35,28 @@ class Pieces:
 
 
 def pieces(shape: tuple[int, ...], held: Layout, wanted: Layout, plan: Plan) -> Pieces:
-    """The boxes that turn blocks of `held` (a partition of `shape`) into blocks of `wanted` (any ranges).
+    """The boxes that turn blocks of `held` (a partition of `shape`, in any order) into blocks of `wanted` (any ranges).
 
-    What `wanted` asks for outside `shape` is left out. A device that already holds a box takes its own; the others are
-    taken from the device that differs from it only along the axes that `held` is cut over.
+    Dims that are cut within segments are unfolded, here as in what is returned. What `wanted` asks for outside `shape`
+    is left out. A device that already holds a box takes its own; the others are taken from the device that differs from
+    it only along the axes that `held` is cut over, and in its stage where its own does not hold the value.
     """
+    shape, (held, wanted) = unfolded(shape, held, wanted)
     for split in held.splits:
-        if not split.tiles(shape[split.dim]):
+        if not replace(split, ranges=tuple(sorted(split.ranges))).tiles(shape[split.dim]):
             raise AssertionError(f"dim {split.dim} of size {shape[split.dim]} is not partitioned by {split}")
-    n = plan.n_positions
-    dst = np.arange(n)
+    dst = np.flatnonzero(plan.on(wanted.stages))
+    n = len(dst)
     lo = np.zeros((n, len(shape)), np.int64)
     hi = np.tile(np.asarray(shape, np.int64), (n, 1))
     for split in wanted.splits:
-        ranges = np.asarray(split.ranges, np.int64)[plan.index(split.axes)]
+        ranges = np.asarray(split.ranges, np.int64)[plan.index(split.axes)[dst]]
         lo[:, split.dim] = np.clip(ranges[:, 0], 0, shape[split.dim])
         hi[:, split.dim] = np.clip(ranges[:, 1], 0, shape[split.dim])
-    src_coords = {axis: c.copy() for axis, c in plan.coords.items()}
+    src_coords = {axis: c[dst] for axis, c in plan.coords.items()}
+    if held.stages:
+        own = src_coords[PIPELINE]
+        src_coords[PIPELINE] = np.where(np.isin(own, held.stages), own, held.stages[0])
     keep = (hi > lo).all(axis=1)
     dst, lo, hi = dst[keep], lo[keep], hi[keep]
     src_coords = {axis: c[keep] for axis, c in src_coords.items()}
@@ -72,12 +77,13 @@ def _overlaps(
     split: Split, lo: NDArray[np.int64], hi: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """(row, coordinate) for every block of `split` that meets [lo[row], hi[row])."""
-    starts = np.asarray([r[0] for r in split.ranges], np.int64)
-    stops = np.asarray([r[1] for r in split.ranges], np.int64)
+    ranges = np.asarray(split.ranges, np.int64)
+    order = np.lexsort((ranges[:, 1], ranges[:, 0]))
+    starts, stops = ranges[order, 0], ranges[order, 1]
     first = np.searchsorted(stops, lo, side="right")
     last = np.searchsorted(starts, hi, side="left")
     count = np.maximum(last - first, 0)
     row = np.repeat(np.arange(len(lo)), count)
-    coord = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[row]
-    full = stops[coord] > starts[coord]
-    return row[full], coord[full]
+    place = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + first[row]
+    full = stops[place] > starts[place]
+    return row[full], order[place[full]]

@@ -1,13 +1,11 @@
-"""Matrix products, attention and embedding: dims named as in an einsum; a contracted cut dim leaves a partial sum."""
+"""Matrix products and attention: dims named as in an einsum; a contracted cut dim leaves a partial sum."""
 
-import string
 from typing import Any
 
 import torch
 from torch import fx
 
 from meshemu.workload.lowering import Lowering
-from meshemu.workload.spmd import Value
 
 __all__ = ["RULES"]
 
@@ -54,59 +52,58 @@ def _scaled_sum(product_value: torch.Tensor, bias: torch.Tensor, alpha: float, b
     return product_value * alpha + bias * beta
 
 
-def attention(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """Flash attention on the CPU: q (B, H, T, D), k and v (B, H, S, D); batch and heads are independent."""
-    same_heads = args[0].shape[1] == args[1].shape[1]
-    letters = ["bhtd", "bhsd" if same_heads else "bgsd", "bhse" if same_heads else "bgse"]
-    if isinstance(kwargs.get("attn_mask"), Value):
-        letters.append("bhts"[4 - len(kwargs["attn_mask"].shape) :])
-    statistics = _statistics_letters(args[0], node.meta["val"][1])
-    return low.sharded(node, args, kwargs, letters, ["bhte", statistics], free="bh" if same_heads else "b")
+def summed_batch(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """Addbmm: a bias and the sum of a batch of products, whose terms may be on different devices."""
+    bias, a, b = (low.resolve(v) for v in args[:3])
+    total = low.resolve(
+        low.sharded(node, (a, b), {}, ["bmk", "bkn"], ["mn"], free="mn", summed="bk", target=_product_of_batch,
+                    op_class="bmm")
+    )  # fmt: skip
+    letters = ["mn", "mn"[2 - len(bias.shape) :]]
+    factors = (kwargs.get("alpha", 1), kwargs.get("beta", 1))
+    return low.sharded(
+        node, (total, bias, *factors), {}, letters, ["mn"], free="mn", target=_scaled_sum, op_class="add"
+    )
 
 
-def attention_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """Its backward: grad_out, q, k, v, out, log-sum-exp."""
-    same_heads = args[1].shape[1] == args[2].shape[1]
-    k, v = ("bhsd", "bhse") if same_heads else ("bgsd", "bgse")
-    letters = ["bhte", "bhtd", k, v, "bhte", _statistics_letters(args[1], args[5])]
-    if isinstance(kwargs.get("attn_mask"), Value):
-        letters.append("bhts"[4 - len(kwargs["attn_mask"].shape) :])
-    return low.sharded(node, args, kwargs, letters, ["bhtd", k, v], free="bh" if same_heads else "b")
+def _product_of_batch(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    return torch.bmm(a, b).sum(0)
 
 
-def _statistics_letters(q: Value, statistics: Any) -> str:
-    """Log-sum-exp is (B, T, H) or (B, H, T); only the batch is cut where the two cannot be told apart."""
-    b, h, t, _ = q.shape
-    shape = tuple(statistics.shape)
-    if shape == (b, h, t) and h != t:
-        return "bht"
-    return "bth" if shape == (b, t, h) and h != t else "bxy"
+def outer(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """Addr: matrix * beta + the outer product of two vectors * alpha."""
+    names = "mn"[2 - len(args[0].shape) :]
+    return low.sharded(node, args, kwargs, [names, "m", "n"], ["mn"], free="mn")
 
 
-def embedding(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """Weight (V, D) read at indices of any shape."""
-    index = string.ascii_lowercase[: len(args[1].shape)]
-    return low.sharded(node, args, kwargs, ["VD", index], [index + "D"], free=index)
+def distances(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """_cdist_forward of points (..., M, K) and (..., N, K): coordinates are whole."""
+    batch = "abcdef"[: len(args[0].shape) - 2]
+    letters = [batch + "mK", batch + "nK"]
+    if args[0].shape[:-2] != args[1].shape[:-2]:
+        return low.sharded(node, args, kwargs, [letters[0], "ABCDEF"[: len(args[1].shape) - 2] + "nK"],
+                           [WHOLE[: node.meta["val"].dim() - 2] + "mn"], free="mn")  # fmt: skip
+    return low.sharded(node, args, kwargs, letters, [batch + "mn"], free=batch + "mn")
 
 
-def embedding_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """Grad (..., D), indices (...), V, padding, scale -> gradient of the table (V, D).
-
-    With `scale` every gradient is divided by how often its index occurs in the whole batch: nothing can be cut.
-    """
-    index = string.ascii_lowercase[: len(args[1].shape)]
-    return low.sharded(node, args, kwargs, [index + "D", index], ["VD"], free="", summed="" if args[4] else index)
+def distances_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """_cdist_backward: grad (..., M, N), points (..., M, K), points (..., N, K), p, distances."""
+    batch = "abcdef"[: len(args[0].shape) - 2]
+    letters = [batch + "mn", batch + "mK", batch + "nK", batch + "mn"]
+    return low.sharded(node, args, kwargs, letters, [batch + "mK"], free=batch + "m", summed="n")
 
 
+WHOLE = "UVWXYZ"
 RULES = {
     "mm": product("mk", "kn", "mn", "k"),
     "bmm": product("bmk", "bkn", "bmn", "k"),
     "mv": product("mk", "k", "m", "k"),
     "dot": product("k", "k", "", "k"),
     "addmm": biased("mk", "kn", "mn", torch.ops.aten.mm.default),
+    "addmv": biased("mk", "k", "m", torch.ops.aten.mv.default),
+    "addbmm": summed_batch,
+    "addr": outer,
+    "_cdist_forward": distances,
+    "_cdist_backward": distances_backward,
     "baddbmm": biased("bmk", "bkn", "bmn", torch.ops.aten.bmm.default),
-    "_scaled_dot_product_flash_attention_for_cpu": attention,
-    "_scaled_dot_product_flash_attention_for_cpu_backward": attention_backward,
-    "embedding": embedding,
-    "embedding_dense_backward": embedding_backward,
 }

@@ -19,7 +19,8 @@ Kwargs = dict[str, Any]
 
 def group_norm(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """Input (N, C, *S), weight, bias, N, C, size of S, groups, eps -> (y, mean (N, groups), inverse deviation)."""
-    weight, bias, groups, eps = args[1], args[2], args[6], args[7]
+    weight, bias = (None if v is None else low.replicate(v) for v in args[1:3])
+    groups, eps = args[6], args[7]
     source = _whole_channels(low, args[0])
     rows, shared = _rows(source)
     vector = (source.shape[0], groups)
@@ -49,7 +50,7 @@ def group_norm_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs
     """grad, input, mean, inverse deviation, weight, N, C, size of S, groups, mask."""
     source = _whole_channels(low, args[1])
     grad = low.fetch(args[0], source.layout)
-    weight, mask = args[4], args[9]
+    weight, mask = None if args[4] is None else low.replicate(args[4]), args[9]
     rows, shared = _rows(source)
     mean, inverse = low.fetch(args[2], rows), low.fetch(args[3], rows)
     results: list[Value | None] = [None, None, None]

@@ -1,4 +1,8 @@
-"""Operators that move elements along some dims by position or by index: those dims are whole, the others stay cut."""
+"""Operators that read or write elements by index: gather, scatter, index_select, index, index_put and their kin.
+
+Where the indexed dim is cut, a device reads what it holds and leaves zeros for the rest, a partial sum; or it writes
+what belongs to its block. Indices along other dims stay cut as the tensor is.
+"""
 
 import string
 from collections.abc import Callable
@@ -7,19 +11,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from meshemu.workload.lowering import Lowering
+from meshemu.workload import index_kernels as kernels
+from meshemu.workload.layout import Layout
+from meshemu.workload.lowering import Lowering, base_name, operator_of
+from meshemu.workload.rules.cuts import Args, Kwargs, axes_of, with_dim
 from meshemu.workload.rules.pointwise import tensor_values
 from meshemu.workload.rules.reduction import reduced_dims
-from meshemu.workload.spmd import Value
+from meshemu.workload.spmd import LocalRange, Value
 
 __all__ = ["RULES"]
 
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
 WHOLE = "Z"
 """Letter of dims that are never cut."""
-MAX_DIMS = 64
-"""Of a tensor of torch."""
 
 
 def along(position: int, default: Any = None) -> Any:
@@ -64,64 +67,75 @@ def batchwise(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     return low.sharded(node, args, kwargs, letters, outputs, free="n")
 
 
-def select_scatter(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """input, source (without the dim), dim, index."""
-    names = string.ascii_lowercase[: len(args[0].shape)]
-    without = names.replace(names[args[2] % len(names)], "")
-    return low.sharded(node, args, kwargs, [names, without], [names], free=without)
+def gather(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """input, dim, index (of the input's rank, no larger along other dims), or index_select's vector of indices."""
+    source, index = low.resolve(args[0]), low.resolve(args[2])
+    dim = args[1] % max(len(source.shape), 1)
+    cut = source.layout.split_of(dim) if source.shape else None
+    vector = base_name(node) == "index_select"
+    if source.dtype == torch.bool or not source.shape or len(index.shape) != (1 if vector else len(source.shape)):
+        return along(1)(low, node, (source, *args[1:]), kwargs)
+    shape = (*source.shape[:dim], index.shape[0], *source.shape[dim + 1 :]) if vector else index.shape
+    kept = [s for s in source.layout.splits if s.dim != dim and shape[s.dim] == source.shape[s.dim]]
+    used = {axis for s in [*kept, *([cut] if cut is not None else [])] for axis in s.axes}
+    more = [s.moved(dim) if vector else s for s in index.layout.splits]
+    more = [
+        s for s in more
+        if not used & set(s.axes) and all(s.dim != k.dim for k in kept)
+        and (s.dim == dim or shape[s.dim] == source.shape[s.dim])
+    ]  # fmt: skip
+    layout = Layout((*kept, *more))
+    of_index = Layout(tuple(s.moved(0) for s in layout.splits if s.dim == dim)) if vector else layout
+    source = low.fetch(source, with_dim(layout, cut, dim))
+    output = low.value(shape, source.dtype, Layout(layout.splits, axes_of(source, [dim])))
+    kernel = kernels.index_select if vector else kernels.gather
+    placed = (source, dim, low.fetch(index, of_index), LocalRange(source, dim))
+    return low.compute(kernel, placed, [output], op_class=base_name(node))[0]
 
 
-def repeat(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """input, repeats: dims that are repeated are whole."""
-    source, repeats = args
-    n_new = len(repeats) - len(source.shape)
-    names = "".join(
-        WHOLE if times != 1 else string.ascii_lowercase[d] for d, times in enumerate(repeats[n_new:])
-    )
-    return low.sharded(node, args, kwargs, [names], [WHOLE * n_new + names], free=names.replace(WHOLE, ""))
+def scatter(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """input, dim, index, source or number ...: written into a block of the input, even if `dim` is cut."""
+    source = low.resolve(args[0])
+    dim = args[1] % max(len(source.shape), 1)
+    if not source.shape or source.layout.split_of(dim) is None:
+        return along(1)(low, node, (source, *args[1:]), kwargs)
+    others = [low.resolve(v) for v in tensor_values(args[2:], kwargs)]
+    alike = {
+        d for d in range(len(source.shape))
+        if d != dim and all(len(v.shape) != len(source.shape) or v.shape[d] == source.shape[d] for v in others)
+    }  # fmt: skip
+    layout = Layout(tuple(s for s in source.layout.splits if s.dim == dim or s.dim in alike))
+    source = low.fetch(source, layout)
+    whole = with_dim(layout, None, dim)
+    given = [
+        low.fetch(v, whole if len(v.shape) == len(source.shape) else Layout()) if isinstance(v, Value) else v
+        for v in args[2:]
+    ]
+    output = low.value(source.shape, source.dtype, layout)
+    placed = (operator_of(node), source, dim, LocalRange(source, dim), given, dict(kwargs))
+    return low.compute(kernels.scatter, placed, [output], op_class=base_name(node))[0]
 
 
-def index(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """input, indices (one per dim, or None): indexed dims are whole."""
-    names, out, indices = _index_letters(args[0], args[1])
-    out = out[: node.meta["val"].dim()]
-    return low.sharded(node, args, kwargs, [names, *indices], [out], free=names.replace(WHOLE, ""))
+def grid_sample(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """Input (N, C, *S), grid (N, *T, dims): every output position reads the whole map of its channel."""
+    space, out = ("ZZ", "hw") if len(args[0].shape) == 4 else ("ZZZ", "dhw")
+    return low.sharded(node, args, kwargs, ["nc" + space, "n" + out + "Y"], ["nc" + out], free="nc" + out)
 
 
-def index_put(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """input, indices, values (broadcast to what the indices select), accumulate."""
-    names, out, indices = _index_letters(args[0], args[1])
-    new = out[len(out) - len(args[2].shape) :]
-    return low.sharded(node, args, kwargs, [names, *indices, new], [names], free=names.replace(WHOLE, ""))
-
-
-def _index_letters(source: Value, indices: list[Value | None]) -> tuple[str, str, list[str]]:
-    """(letters of the input, of what is selected, of each index tensor).
-
-    The dims of the indices stand where the first indexed dim was, or in front if indexed dims are not neighbours.
-    A mask stands for several indices, as many as it has dims: with one, all dims are whole.
-    """
-    letters = [WHOLE * len(i.shape) for i in indices if i is not None]
-    if any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
-        return WHOLE * len(source.shape), WHOLE * MAX_DIMS, letters
-    indexed = [d for d, i in enumerate(indices) if i is not None]
-    names = "".join(WHOLE if d in indexed else string.ascii_lowercase[d] for d in range(len(source.shape)))
-    selected = max(letters, key=len)
-    neighbours = indexed[-1] - indexed[0] + 1 == len(indexed)
-    first = indexed[0] if neighbours else 0
-    return names, names[:first] + selected + names[first:].replace(WHOLE, ""), letters
+def grid_sample_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
+    """grad, input, grid ...: sums over positions for the input, over channels for the grid."""
+    space, out = ("ZZ", "hw") if len(args[0].shape) == 4 else ("ZZZ", "dhw")
+    letters, outputs = ["nc" + out, "nc" + space, "n" + out + "Y"], ["nc" + space, "n" + out + "Y"]
+    return low.sharded(node, args, kwargs, letters, outputs, free="n", summed="c" + out)
 
 
 RULES = {
-    **{name: along(1) for name in ("flip", "glu", "gather", "index_select", "index_add", "index_copy", "index_fill",
-                                   "scatter", "scatter_add", "scatter_reduce")},
-    **{name: along(2) for name in ("roll", "glu_backward")},
+    **{name: gather for name in ("gather", "index_select")},
+    **{name: scatter for name in ("index_add", "index_copy", "index_fill", "scatter", "scatter_add", "scatter_reduce")},
+    "glu": along(1),
+    "glu_backward": along(2),
     "channel_shuffle": _independent(lambda _args, _kwargs, _rank: [1]),
-    **{name: batchwise for name in ("pixel_shuffle", "pixel_unshuffle", "im2col", "col2im", "grid_sampler_2d",
-                                    "grid_sampler_2d_backward", "grid_sampler_3d", "grid_sampler_3d_backward")},
-    "slice_scatter": along(2, 0),
-    "select_scatter": select_scatter,
-    "repeat": repeat,
-    "index.Tensor": index,
-    "index_put": index_put,
+    **{name: batchwise for name in ("im2col", "col2im")},
+    **{f"grid_sampler_{n}d": grid_sample for n in (2, 3)},
+    **{f"grid_sampler_{n}d_backward": grid_sample_backward for n in (2, 3)},
 }  # fmt: skip

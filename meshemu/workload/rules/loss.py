@@ -8,50 +8,70 @@ import numpy as np
 import torch
 from torch import fx
 
-from meshemu.workload.lowering import Lowering, operator_of
+from meshemu.workload import loss_kernels
+from meshemu.workload.layout import Layout
+from meshemu.workload.lowering import Lowering, base_name, operator_of
+from meshemu.workload.rules.cuts import Args, Kwargs, axes_of, rows_layout
 from meshemu.workload.rules.pointwise import pointwise, tensor_values
-from meshemu.workload.spmd import Value
+from meshemu.workload.spmd import LocalRange, Value
 
 __all__ = ["RULES"]
 
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
 NONE, MEAN, SUM = 0, 1, 2
 
 
 def nll_loss(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """log-probabilities (N, C, *S), targets (N, *S), weight, reduction, ignore_index -> (loss, total weight)."""
-    source, target, weight, reduction, ignore = args
-    rank = len(source.shape)
-    if rank == 1:
-        return low.sharded(node, args, kwargs, ["c", ""] + ["c"] * (weight is not None), ["", ""], free="")
-    space = string.ascii_lowercase[3 : 3 + rank - 2].replace("n", "z")
-    letters = ["nC" + space, "n" + space] + ["C"] * isinstance(weight, Value)
-    if reduction == NONE:
-        return low.sharded(node, args, kwargs, letters, ["n" + space, ""], free="n" + space, summed="n" + space)
-    total, count = low.sharded(
-        node, (source, target, weight, SUM, ignore), kwargs, letters, ["", ""], free="", summed="n" + space
-    )
+    """log-probabilities ([N,] C, *S), targets ([N,] *S), weight, reduction, ignore_index -> (loss, total weight).
+
+    A device that holds some classes adds up the targets among them.
+    """
+    source, target, weight = _placed_classes(low, args[0], args[1], args[2])
+    reduction, ignore = args[3], args[4]
+    classes = axes_of(source, [_class_dim(source)])
+    metas = node.meta["val"]
+    none = reduction == NONE and len(source.shape) > 1
+    shared = () if none else tuple(target.layout.axes)
+    each = Layout(target.layout.splits if none else (), classes + shared)
+    everywhere = (*target.layout.axes, *classes) if none else classes + shared
+    outputs = [low.like(metas[0], each), low.like(metas[1], Layout((), everywhere))]
+    inside = (LocalRange(source, _class_dim(source)), source.shape[_class_dim(source)])
+    given = (source, target, weight, NONE if none else SUM, ignore, *inside)
+    total, count = low.compute(loss_kernels.nll_loss, given, outputs, op_class=base_name(node))
+    if reduction != MEAN:
+        return total, count
     if total.layout.partial:
         total, count = low.all_reduce([total, count], "loss")
-    if reduction == SUM:
-        return total, count
-    return low.compute(torch.ops.aten.div.Tensor, (total, count), [low.like(node.meta["val"][0])], op_class="div")[
-        0
-    ], count
+    return low.compute(torch.ops.aten.div.Tensor, (total, count), [low.like(metas[0])], op_class="div")[0], count
 
 
 def nll_loss_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """grad, log-probabilities, targets, weight, reduction, ignore_index, total weight (of the whole batch)."""
-    _grad, source, _target, weight, reduction, _ignore, _total = args
-    rank = len(source.shape)
-    space = string.ascii_lowercase[3 : 3 + rank - 2].replace("n", "z")
-    free = "n" + space
-    letters = [free if reduction == NONE else "", "nC" + space, free] + ["C"] * isinstance(weight, Value) + [""]
-    if rank == 1:
-        letters, free = ["", "C", ""] + ["C"] * isinstance(weight, Value) + [""], ""
-        return low.sharded(node, args, kwargs, letters, ["C"], free=free)
-    return low.sharded(node, args, kwargs, letters, ["nC" + space], free=free)
+    source, target, weight = _placed_classes(low, args[1], args[2], args[3])
+    grad = low.fetch(args[0], Layout(target.layout.splits if args[0].shape else ()))
+    inside = (LocalRange(source, _class_dim(source)), source.shape[_class_dim(source)])
+    given = (grad, source, target, weight, args[4], args[5], low.resolve(args[6]), *inside)
+    output = low.like(node.meta["val"], source.layout)
+    return low.compute(loss_kernels.nll_loss_backward, given, [output], op_class=base_name(node))[0]
+
+
+def _class_dim(source: Value) -> int:
+    return min(1, len(source.shape) - 1)
+
+
+def _placed_classes(
+    low: Lowering, source: Value, target: Value, weight: Value | None
+) -> tuple[Value, Value, Value | None]:
+    """Targets cut as the log-probabilities are, and weights as the classes."""
+    source = low.resolve(source)
+    dim = _class_dim(source)
+    held = low.resolve(target)
+    if not source.layout.axes and held.layout.axes and dim:
+        source = low.fetch(source, Layout(tuple(s.moved(s.dim + (s.dim >= dim)) for s in held.layout.splits)))
+    rows = rows_layout(source, [dim], partial=False)
+    if weight is not None:
+        cut = source.layout.split_of(dim)
+        weight = low.fetch(weight, Layout(() if cut is None else (cut.moved(0),)))
+    return source, low.fetch(target, rows), weight
 
 
 def elementwise(position: int) -> Any:

@@ -1,6 +1,6 @@
-"""Normalisation. Batch norm takes its statistics over all devices: one all-reduce forward, one backward."""
+"""Batch norm takes its statistics over all devices that share a channel: one all-reduce forward, one backward."""
 
-import string
+from math import prod
 from typing import Any
 
 import torch
@@ -9,12 +9,10 @@ from torch import fx
 from meshemu.workload import kernels
 from meshemu.workload.layout import Layout
 from meshemu.workload.lowering import Lowering
+from meshemu.workload.rules.cuts import Args, Kwargs, axes_of
 from meshemu.workload.spmd import Value
 
 __all__ = ["RULES"]
-
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
 
 
 def batch_norm(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
@@ -24,78 +22,102 @@ def batch_norm(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     the operator updates in place, are rebound to their new values.
     """
     source, weight, bias, running_mean, running_var, training, momentum, eps = args
-    source = _whole_channels(low, low.resolve(source))
-    metas = node.meta["val"]
+    source = low.resolve(source)
+    vectors = _vectors(source)
+    weight, bias = _placed(low, weight, vectors), _placed(low, bias, vectors)
     if not training:
-        space = string.ascii_lowercase[: len(source.shape) - 2]
-        x = "NC" + space
-        letters = [x] + ["C"] * sum(isinstance(v, Value) for v in args[1:5])
-        return low.sharded(
-            node, (source, *args[1:]), kwargs, letters, [x, "Z", "Z"], free="N" + space,
-            target=_evaluate, op_class="batch_norm_normalise",
-        )  # fmt: skip
-    statistics = torch.float32 if source.dtype in (torch.bfloat16, torch.float16) else source.dtype
-    channels = source.shape[1]
-    partial = Layout((), source.layout.axes)
+        return _evaluated(low, node, source, weight, bias, running_mean, running_var, eps)
+    statistics, shape = kernels.accumulator(source.dtype), (source.shape[1],)
+    partial = Layout(vectors.splits, _others(source))
     (local,) = low.compute(
         kernels.moments,
         (source,),
-        [low.value((channels, 3), statistics, partial, "moments")],
+        [low.value((*shape, 3), statistics, partial, "moments")],
         op_class="batch_norm_statistics",
     )
     total = low.resolve(local)
-    vector = (channels,)
     mean, inverse = low.compute(
         kernels.mean_and_inverse,
         (total, eps),
-        [low.value(vector, statistics), low.value(vector, statistics)],
+        [low.value(shape, statistics, vectors), low.value(shape, statistics, vectors)],
         op_class="batch_norm_running",
     )
-    (result,) = low.compute(
-        kernels.normalise,
-        (source, mean, inverse, weight, bias),
-        [low.like(metas[0], source.layout)],
-        op_class="batch_norm_normalise",
-    )
     if running_mean is not None:
+        held = (_placed(low, running_mean, vectors), _placed(low, running_var, vectors))
         updated = low.compute(
             kernels.running_statistics,
-            (total, running_mean, running_var, momentum),
-            [low.value(vector, running_mean.dtype), low.value(vector, running_var.dtype)],
+            (total, *held, momentum),
+            [low.value(shape, running_mean.dtype, vectors), low.value(shape, running_var.dtype, vectors)],
             op_class="batch_norm_running",
         )
         low.environment.update(zip(node.all_input_nodes[-2:], updated, strict=True))
-    return result, mean, inverse
+    return _normalised(low, source, mean, inverse, weight, bias), mean, inverse
+
+
+def _evaluated(
+    low: Lowering,
+    node: fx.Node,
+    source: Value,
+    weight: Value | None,
+    bias: Value | None,
+    running_mean: Value,
+    running_var: Value,
+    eps: float,
+) -> tuple[Value, Value, Value]:
+    """With fixed statistics nothing is merged, and no statistics are saved."""
+    mean, inverse = _fixed(low, source, running_mean, running_var, eps)
+    nothing = [low.like(meta) for meta in node.meta["val"][1:]]
+    for value in nothing:
+        low.compute(torch.zeros, [value.shape], [value], kwargs={"dtype": value.dtype}, op_class="empty")
+    return _normalised(low, source, mean, inverse, weight, bias), nothing[0], nothing[1]
+
+
+def _fixed(low: Lowering, source: Value, running_mean: Value, running_var: Value, eps: float) -> tuple[Value, ...]:
+    """(mean, inverse deviation) from running statistics."""
+    vectors, shape = _vectors(source), (source.shape[1],)
+    held = (_placed(low, running_mean, vectors), _placed(low, running_var, vectors), eps)
+    outputs = [low.value(shape, v.dtype, vectors) for v in (running_mean, running_var)]
+    return low.compute(kernels.running_deviation, held, outputs, op_class="batch_norm_running")
+
+
+def _normalised(
+    low: Lowering, source: Value, mean: Value, inverse: Value, weight: Value | None, bias: Value | None
+) -> Value:
+    return low.compute(
+        kernels.normalise,
+        (source, mean, inverse, weight, bias),
+        [low.value(source.shape, source.dtype, source.layout)],
+        op_class="batch_norm_normalise",
+    )[0]
 
 
 def batch_norm_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """grad, input, weight, running_mean, running_var, save_mean, save_inverse, training, eps, mask."""
+    """grad, input, weight, running_mean, running_var, save_mean, save_inverse, training, eps, mask.
+
+    With fixed statistics the gradient of the input needs nothing of other devices, and those of weight and bias are
+    left as terms of sums, to be reduced with the other gradients.
+    """
     grad, source, weight, running_mean, running_var, mean, inverse, training, eps, mask = args
-    source = _whole_channels(low, low.resolve(source))
+    source = low.resolve(source)
     grad = low.fetch(grad, source.layout)
-    channels = source.shape[1]
-    if not training:
-        mean, inverse = low.compute(
-            _running_deviation,
-            (running_mean, running_var, eps),
-            [low.value((channels,), running_mean.dtype), low.value((channels,), running_var.dtype)],
-            op_class="batch_norm_running",
-        )
-    count = 1
-    for dim, size in enumerate(source.shape):
-        count *= size if dim != 1 else 1
-    partial = Layout((), source.layout.axes)
+    vectors, shape = _vectors(source), (source.shape[1],)
+    weight = _placed(low, weight, vectors)
+    if training:
+        mean, inverse = low.fetch(mean, vectors), low.fetch(inverse, vectors)
+    else:
+        mean, inverse = _fixed(low, source, running_mean, running_var, eps)
+    count = prod(size for dim, size in enumerate(source.shape) if dim != 1)
     (local,) = low.compute(
         kernels.normalise_backward_sums,
         (grad, source, mean),
-        [low.value((channels, 2), inverse.dtype, partial)],
+        [low.value((*shape, 2), inverse.dtype, Layout(vectors.splits, _others(source)))],
         op_class="batch_norm_backward_sums",
     )
-    sums = low.resolve(local)
+    sums = low.resolve(local) if training else local
     results: list[Value | None] = [None, None, None]
     if mask[0]:
         (results[0],) = low.compute(
-            kernels.normalise_backward if training else _scaled_gradient,
+            kernels.normalise_backward if training else kernels.scaled_gradient,
             (grad, source, sums, mean, inverse, weight, count),
             [low.value(source.shape, source.dtype, source.layout)],
             op_class="batch_norm_backward_input",
@@ -105,60 +127,25 @@ def batch_norm_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs
         results[1:] = low.compute(
             kernels.normalise_parameter_gradients,
             (sums, inverse, dtype),
-            [low.value((channels,), dtype), low.value((channels,), dtype)],
+            [low.value(shape, dtype, Layout(vectors.splits, sums.layout.partial)) for _ in ("weight", "bias")],
             op_class="batch_norm_parameters",
         )
     return tuple(results)
 
 
-def layer_norm(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """input, normalized_shape, weight, bias, eps -> (y, mean, inverse deviation); normalised dims are whole."""
-    names, rows, inner = _layer_letters(args[0], args[1])
-    affine = [inner] * sum(isinstance(v, Value) for v in args[2:4])
-    statistics = rows + string.ascii_uppercase[: len(inner)]
-    return low.sharded(node, args, kwargs, [names, *affine], [names, statistics, statistics], free=rows)
+def _vectors(source: Value) -> Layout:
+    """Layout of what every channel has one of."""
+    cut = source.layout.split_of(1)
+    return Layout(() if cut is None else (cut.moved(0),))
 
 
-def layer_norm_backward(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """grad, input, normalized_shape, mean, inverse, weight, bias, mask."""
-    names, rows, inner = _layer_letters(args[1], args[2])
-    statistics = rows + string.ascii_uppercase[: len(inner)]
-    affine = [inner] * sum(isinstance(v, Value) for v in args[5:7])
-    letters = [names, names, statistics, statistics, *affine]
-    return low.sharded(node, args, kwargs, letters, [names, inner, inner], free=rows, summed=rows)
+def _others(source: Value) -> tuple[str, ...]:
+    """Axes over which devices share channels."""
+    return axes_of(source, [d for d in range(len(source.shape)) if d != 1])
 
 
-def _layer_letters(source: Value, normalised: list[int]) -> tuple[str, str, str]:
-    names = string.ascii_lowercase[: len(source.shape)]
-    n_rows = len(names) - len(normalised)
-    return names, names[:n_rows], names[n_rows:]
+def _placed(low: Lowering, vector: Value | None, layout: Layout) -> Value | None:
+    return None if vector is None else low.fetch(vector, layout)
 
 
-def _whole_channels(low: Lowering, source: Value) -> Value:
-    return low.fetch(source, Layout(tuple(s for s in source.layout.splits if s.dim != 1)))
-
-
-def _evaluate(*args: Any) -> Any:
-    return torch.ops.aten.native_batch_norm.default(*args)
-
-
-def _running_deviation(
-    running_mean: torch.Tensor, running_var: torch.Tensor, eps: float
-) -> tuple[torch.Tensor, torch.Tensor]:
-    return running_mean, (running_var + eps).rsqrt()
-
-
-def _scaled_gradient(
-    grad: torch.Tensor, x: torch.Tensor, _sums: Any, _mean: Any, inverse: torch.Tensor, weight: Any, _count: int
-) -> torch.Tensor:
-    """Gradient through fixed statistics."""
-    scale = inverse if weight is None else inverse * weight
-    return (grad * scale.view(1, -1, *[1] * (x.dim() - 2))).to(x.dtype)
-
-
-RULES = {
-    "native_batch_norm": batch_norm,
-    "native_batch_norm_backward": batch_norm_backward,
-    "native_layer_norm": layer_norm,
-    "native_layer_norm_backward": layer_norm_backward,
-}
+RULES = {"native_batch_norm": batch_norm, "native_batch_norm_backward": batch_norm_backward}

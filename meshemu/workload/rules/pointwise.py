@@ -86,7 +86,7 @@ UNTAGGED = (
     "threshold_backward", "hardtanh_backward", "gelu_backward", "leaky_relu_backward", "elu_backward",
     "softplus_backward", "hardswish", "hardswish_backward", "hardsigmoid_backward", "mish_backward",
     "log_sigmoid_forward", "log_sigmoid_backward", "softshrink_backward", "hardshrink_backward", "_prelu_kernel",
-    "_prelu_kernel_backward", "copy", "fill",
+    "_prelu_kernel_backward", "copy", "fill", "rrelu_with_noise_backward",
 )  # fmt: skip
 """Pointwise operators that PyTorch does not tag as such."""
 

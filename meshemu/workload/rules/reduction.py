@@ -1,4 +1,4 @@
-"""Reductions, softmax and the like: dims that are reduced are summed over devices or gathered; the others stay cut."""
+"""Sums and means, which leave partial sums over devices, and operators that need whole rows: these are gathered."""
 
 import string
 from math import prod
@@ -7,24 +7,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from meshemu.workload.lowering import Lowering, base_name
+from meshemu.workload.lowering import Lowering
+from meshemu.workload.rules.cuts import Args, Kwargs, argument
 from meshemu.workload.spmd import Value
 
-__all__ = ["RULES", "reduced_dims"]
-
-Args = tuple[Any, ...]
-Kwargs = dict[str, Any]
-
+__all__ = ["RULES", "along", "gathered", "reduced_dims"]
 
 def reduced_dims(rank: int, dim: Any) -> list[int]:
     """The dims that a `dim` argument (None, int or list) means."""
     if dim is None or dim == [] or rank == 0:
         return list(range(rank))
     return sorted({d % rank for d in ([dim] if isinstance(dim, int) else dim)})
-
-
-def _argument(args: Args, kwargs: Kwargs, position: int, name: str, default: Any) -> Any:
-    return args[position] if len(args) > position else kwargs.get(name, default)
 
 
 def _letters(source: Value, dims: list[int], keepdim: bool) -> tuple[str, str, str]:
@@ -40,8 +33,8 @@ def _read(node: fx.Node, args: Args, kwargs: Kwargs) -> tuple[list[int], bool, s
     """(reduced dims, keepdim, letters of the input, of the output, of the reduced dims) of a sum or mean."""
     has_dims = "dim" in str(node.target)
     rank = len(args[0].shape)
-    dims = reduced_dims(rank, _argument(args, kwargs, 1, "dim", None) if has_dims else None)
-    keepdim = bool(_argument(args, kwargs, 2, "keepdim", False)) if has_dims else False
+    dims = reduced_dims(rank, argument(args, kwargs, 1, "dim", None) if has_dims else None)
+    keepdim = bool(argument(args, kwargs, 2, "keepdim", False)) if has_dims else False
     return dims, keepdim, *_letters(args[0], dims, keepdim)
 
 
@@ -54,10 +47,11 @@ def sum_(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
 
 def mean(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """Mean = sum / count, where a reduced dim is cut."""
-    source: Value = args[0]
+    source = low.resolve(args[0])
+    args = (source, *args[1:])
     dims, keepdim, names, out, reduced = _read(node, args, kwargs)
     free = "".join(c for c in names if c not in reduced)
-    if not any(source.layout.split_of(d) for d in dims) or source.layout.partial:
+    if not any(source.layout.split_of(d) for d in dims):
         return low.sharded(node, args, kwargs, [names], [out], free=free)
     total = low.sharded(
         node, [source, dims, keepdim], kwargs, [names], [out], free=free, summed=reduced,
@@ -69,11 +63,11 @@ def mean(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
 
 
 def gathered(position: int) -> Any:
-    """A rule for amax, argmax, var ...: the dims at args[position] are gathered, the others stay cut."""
+    """A rule for argmax, median ...: the dims at args[position] are gathered, the others stay cut."""
 
     def rule(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         source: Value = args[0]
-        dims = reduced_dims(len(source.shape), _argument(args, kwargs, position, "dim", None))
+        dims = reduced_dims(len(source.shape), argument(args, kwargs, position, "dim", None))
         metas = node.meta["val"] if isinstance(node.meta["val"], tuple | list) else [node.meta["val"]]
         names, out, reduced = _letters(source, dims, keepdim=metas[0].dim() == len(source.shape))
         free = "".join(c for c in names if c not in reduced)
@@ -83,13 +77,13 @@ def gathered(position: int) -> Any:
 
 
 def along(position: int) -> Any:
-    """A rule for operators that work along one dim and keep the shape: softmax, cumsum, sort ..."""
+    """A rule for operators that work along one dim and keep the shape: sort, cummax ..."""
 
     def rule(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
         values = [a for a in args if isinstance(a, Value)]
         rank = len(values[0].shape)
         names = string.ascii_lowercase[:rank]
-        dim = _argument(args, kwargs, position, "dim", -1) % max(rank, 1)
+        dim = argument(args, kwargs, position, "dim", -1) % max(rank, 1)
         n_outputs = len(node.meta["val"]) if isinstance(node.meta["val"], tuple | list) else 1
         free = "".join(c for d, c in enumerate(names) if d != dim)
         return low.sharded(node, args, kwargs, [names] * len(values), [names] * n_outputs, free=free)
@@ -97,22 +91,11 @@ def along(position: int) -> Any:
     return rule
 
 
-def triangle(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
-    """Tril and triu: the last two dims are whole."""
-    names = string.ascii_lowercase[: len(args[0].shape)]
-    return low.sharded(node, args, kwargs, [names], [names], free=names[:-2], op_class=base_name(node))
-
-
 RULES = {
     "sum": sum_,
     "mean": mean,
-    **{name: gathered(1) for name in ("amax", "amin", "aminmax", "argmax", "argmin", "var", "std", "var_mean",
-                                      "std_mean", "logsumexp", "prod", "any", "all", "max.default", "max.dim",
-                                      "min.default", "min.dim", "median", "nanmedian", "mode")},
-    **{name: gathered(2) for name in ("linalg_vector_norm", "norm.ScalarOpt_dim", "kthvalue")},
-    **{name: along(1) for name in ("_softmax", "_log_softmax", "_safe_softmax", "cumsum", "cumprod", "logcumsumexp",
-                                   "cummax", "cummin", "sort", "argsort")},
-    **{name: along(2) for name in ("_softmax_backward_data", "_log_softmax_backward_data", "topk")},
-    "tril": triangle,
-    "triu": triangle,
+    **{name: gathered(1) for name in ("argmax", "argmin", "median", "nanmedian", "mode")},
+    **{name: gathered(2) for name in ("norm.ScalarOpt_dim", "kthvalue")},
+    **{name: along(1) for name in ("logcumsumexp", "cummax", "cummin", "sort", "argsort")},
+    "topk": along(2),
 }  # fmt: skip
