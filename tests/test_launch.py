@@ -90,6 +90,7 @@ def test_one_bad_rank_ends_the_run(way, mpirun, tmp_path):
 def test_a_module_that_cannot_be_imported_ends_the_run(fault, mpirun, tmp_path):
     shutil.copy(TESTS / "conftest.py", tmp_path)
     (tmp_path / "test_bad.py").write_text(f"import os\nif os.environ['PMI_RANK'] == '1': {fault}\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")  # names are relative to this folder, whatever lies above it
     job = mpirun(2, "-m", "pytest", "--only-mpi", "-p", "no:cacheprovider", cwd=tmp_path, timeout_s=30)
     assert job.returncode != 0
     assert "[rank 1 of 2] cannot collect test_bad.py" in job.stderr

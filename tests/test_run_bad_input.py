@@ -88,7 +88,7 @@ def error_line(job):
         (["model={build='models.py:broken'}"], "RuntimeError: no weights here"),
         (["model={build='models.py:nothing'}"], "models.py:nothing"),
         (["model={build='models.py:branching'}"], "Branching cannot be captured as one graph"),
-        (["model={build='models.py:exponential'}"], "operator aten.linalg_matrix_exp.default"),
+        (["strict=true", "model={build='models.py:exponential'}"], "operator aten.linalg_matrix_exp.default"),
         (["data.name=faces"], "faces"),
         (["training.loss=surprise"], "training.loss = 'surprise'"),
         (["training.optimizer={name='sgd', lr=0.1, turbo=true}"], "training.optimizer.turbo: unknown key"),
