@@ -15,7 +15,7 @@ The model, all times integer picoseconds:
   back one credit latency after the flit has left the buffer.
 * A packet behind another in a virtual channel goes through the pipeline up to the switch, all but its first and last
   stage, when it comes to the front.
-* Allocation is round robin, one iteration of iSLIP per cycle (see `kernels`): inputs ask for outputs, outputs grant,
+* Allocation is round robin, one iteration of iSLIP per cycle (see `allocation`): inputs ask for outputs, outputs grant,
   inputs accept. An input sends one flit per cycle, and asks once per cycle. Channels that a head flit asks for are
   allocated with the switch.
 * The source queue of a device is unbounded; message classes take turns flit by flit, messages of a class follow in the
