@@ -7,7 +7,7 @@ from typing import Any
 
 from meshemu.config import toml_text
 from meshemu.emulator.batches import batch_function, loss_of
-from meshemu.emulator.prepare import PreparedStep, prepare
+from meshemu.emulator.prepare import OfPreparedStep, PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
 from meshemu.emulator.timed_step import TimingOptions
 from meshemu.emulator.training_loop import History, train
@@ -19,15 +19,13 @@ from meshemu.execute.schedule import Scheduler, bind_schedule
 from meshemu.execute.state import state_of
 from meshemu.execute.training import DType, Module, Tensor, Trainer
 from meshemu.hardware import System
-from meshemu.network import Timing
-from meshemu.program.ir import Program
 from meshemu.runtime.mpi import as_comm
 
 __all__ = ["EmulationResult", "emulate"]
 
 
 @dataclass(frozen=True, eq=False)
-class EmulationResult:
+class EmulationResult(OfPreparedStep):
     """What the steps left behind, the timed step, and the file, if one was asked for. The module itself holds the
     trained parameters.
     """
@@ -63,21 +61,6 @@ class EmulationResult:
     def learning_rates(self) -> list[tuple[float, ...]]:
         """Every step's learning rate, one for each parameter group."""
         return self.history.learning_rates
-
-    @property
-    def timing(self) -> Timing:
-        """Virtual time of one step: ops, messages, links."""
-        return self.prepared.timed.timing
-
-    @property
-    def program(self) -> Program:
-        """What every device computes and sends in one step."""
-        return self.prepared.timed.program
-
-    @property
-    def time_ps(self) -> int:
-        """Virtual time of one step."""
-        return self.prepared.timed.timing.end_ps
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state dicts of "model", "optimizer" and "schedule", as far as there are; for torch.save."""

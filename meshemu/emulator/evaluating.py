@@ -5,41 +5,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshemu.emulator.batches import apply
-from meshemu.emulator.prepare import PreparedStep, prepare
+from meshemu.emulator.prepare import OfPreparedStep, PreparedStep, prepare
 from meshemu.emulator.timed_step import TimingOptions
 from meshemu.execute.determinism import make_deterministic
 from meshemu.execute.evaluation import evaluating
 from meshemu.execute.precision import checked_autocast
 from meshemu.execute.training import DType, Module, Tensor, run_step
 from meshemu.hardware import System
-from meshemu.network import Timing
-from meshemu.program.ir import Program
 from meshemu.runtime.mpi import as_comm
 
 __all__ = ["EvaluationResult", "evaluate"]
 
 
 @dataclass(frozen=True, eq=False)
-class EvaluationResult:
+class EvaluationResult(OfPreparedStep):
     """metrics: what the metric function returned, by name (empty if it was not executed); the timed step."""
 
     metrics: dict[str, Tensor]
     prepared: PreparedStep
-
-    @property
-    def timing(self) -> Timing:
-        """Virtual time of the evaluation: ops, messages, links."""
-        return self.prepared.timed.timing
-
-    @property
-    def program(self) -> Program:
-        """What every device computes and sends."""
-        return self.prepared.timed.program
-
-    @property
-    def time_ps(self) -> int:
-        """Virtual time of the evaluation."""
-        return self.prepared.timed.timing.end_ps
 
 
 def evaluate(

@@ -17,6 +17,8 @@ from meshemu.execute.optimizer import Optimizer, updates_of
 from meshemu.execute.training import DType, Module
 from meshemu.hardware import System
 from meshemu.mesh import flatten, regions
+from meshemu.network import Timing
+from meshemu.program.ir import Program
 from meshemu.units import format_bytes
 from meshemu.workload.candidates import candidates
 from meshemu.workload.capture import StepFunction, capture
@@ -25,7 +27,7 @@ from meshemu.workload.plan import PIPELINE, Plan
 from meshemu.workload.samples import first_samples, with_micro_batches
 from meshemu.workload.spmd import Gathered, Spmd
 
-__all__ = ["PreparedStep", "prepare"]
+__all__ = ["OfPreparedStep", "PreparedStep", "prepare"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +64,27 @@ class PreparedStep:
         rank_of_device = regions(self.timed.mesh.rows, self.timed.mesh.cols, comm.size)
         rank_of_position = rank_of_device[np.asarray(self.plan.devices)].astype(np.int64)
         return Executor(self.spmd, Host(self.plan, comm.rank, rank_of_position), self.schedules, comm)
+
+
+class OfPreparedStep:
+    """What every result that holds a prepared step tells of its time."""
+
+    prepared: PreparedStep
+
+    @property
+    def timing(self) -> Timing:
+        """Virtual time of one step: ops, messages, links."""
+        return self.prepared.timed.timing
+
+    @property
+    def program(self) -> Program:
+        """What every device computes and sends in one step."""
+        return self.prepared.timed.program
+
+    @property
+    def time_ps(self) -> int:
+        """Virtual time of one step."""
+        return self.prepared.timed.timing.end_ps
 
 
 def prepare(

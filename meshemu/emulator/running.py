@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from meshemu.comm import Comm
 from meshemu.config import Config, load, to_toml
-from meshemu.emulator.prepare import PreparedStep, prepare
+from meshemu.emulator.prepare import OfPreparedStep, PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
 from meshemu.emulator.root import on_root
 from meshemu.emulator.timed_step import TimingOptions
@@ -38,7 +38,7 @@ __all__ = ["RunResult", "run", "system_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class RunResult:
+class RunResult(OfPreparedStep):
     """path of the results file; history: what the steps left behind; prepared: the partitioned and timed step."""
 
     path: Path
@@ -54,11 +54,6 @@ class RunResult:
     def accuracies(self) -> dict[int, float]:
         """Step -> held-out accuracy after it."""
         return self.history.accuracies
-
-    @property
-    def time_ps(self) -> int:
-        """Virtual time of one step."""
-        return self.prepared.timed.timing.end_ps
 
 
 def run(

@@ -5,7 +5,9 @@ phase travel together. The order of additions comes from the schedule, so result
 In an all-gather nothing is combined: the participants of a rank share one buffer.
 """
 
+from abc import ABC, abstractmethod
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
 
@@ -39,9 +41,13 @@ class CollectiveTask:
 
     def __init__(self, instruction: Collective, schedule: Schedule, host: Host, comm: Comm) -> None:
         self.instruction = instruction
-        kind = {"all_reduce": _AllReduce, "reduce_scatter": _ReduceScatter, "all_gather": _AllGather}[instruction.kind]
+        kinds: dict[str, Callable[..., _Group]] = {
+            "all_reduce": _AllReduce,
+            "reduce_scatter": _ReduceScatter,
+            "all_gather": _AllGather,
+        }
         members, _, _ = host.plan.groups(instruction.axes, instruction.stages)
-        self._groups = [kind(instruction, schedule, group, host, comm) for group in members]
+        self._groups = [kinds[instruction.kind](instruction, schedule, group, host, comm) for group in members]
 
     def run(self, sources: list[Blocks]) -> list[Blocks]:
         """Blocks of the outputs from blocks of the sources."""
@@ -55,7 +61,7 @@ class CollectiveTask:
         return results
 
 
-class _Group:
+class _Group(ABC):
     """One group: its phases, sorted into what stays on this rank and what crosses. Buffers are (rows, row length)."""
 
     def __init__(
@@ -74,13 +80,13 @@ class _Group:
             for transfers in _phases(schedule, self.bounds)
         ]
 
+    @abstractmethod
     def load(self, sources: list[Blocks]) -> dict[int, torch.Tensor]:
         """The buffer of every participant on this rank before the first phase."""
-        raise NotImplementedError
 
+    @abstractmethod
     def store(self, buffers: dict[int, torch.Tensor], results: list[Blocks]) -> None:
         """Cut the results out of the buffers after the last phase."""
-        raise NotImplementedError
 
 
 class _AllReduce(_Group):
