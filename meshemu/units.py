@@ -1,7 +1,8 @@
 """Text with units to integers in base units, once, at load; and integers back to readable text.
 
-Base units: byte/s, picosecond, byte, FLOP/s, hertz. Bytes are B (bits are refused, so that a factor of eight can never
-slip in); prefixes are decimal (k, M, G, T, P, E) or, for bytes, binary (Ki, Mi, Gi, Ti).
+Base units: byte/s, picosecond, byte, FLOP/s, hertz, watt, femtojoule per bit. Bytes are B (rates and sizes in bits are
+refused, so that a factor of eight can never slip in); prefixes are decimal (k, M, G, T, P, E) or, for bytes, binary
+(Ki, Mi, Gi, Ti).
 Parsing is exact for up to 15 significant digits: the decimal that was written is scaled as a fraction.
 """
 
@@ -17,18 +18,23 @@ from meshemu.errors import InputError
 
 __all__ = [
     "bandwidth_bytes_per_s",
+    "energy_fj_per_bit",
     "flops_per_s",
     "format_bandwidth",
     "format_bytes",
+    "format_energy",
+    "format_energy_per_bit",
     "format_flops",
+    "format_power",
     "format_time",
     "frequency_hz",
+    "power_w",
     "size_bytes",
     "time_ps",
 ]
 
 _LARGEST = 2**62
-_PREFIXES = {-4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E"}
+_PREFIXES = {-5: "f", -4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E"}
 _NUMBER = re.compile(r"[+-]?(\d[\d_]*\.?\d*|\.\d+)(e[+-]?\d+)?(?![\d.])", re.IGNORECASE)
 
 
@@ -48,6 +54,8 @@ _TIME = _Dimension("a time", "500 ns", ("s",), scale=10**12, zero=True)
 _SIZE = _Dimension("a size", "1 MiB", ("B",))
 _FLOPS = _Dimension("a compute rate", "362 TFLOP/s", ("FLOP/s", "FLOPS"))
 _FREQUENCY = _Dimension("a frequency", "2 GHz", ("Hz",))
+_POWER = _Dimension("a power", "15 kW", ("W",))
+_ENERGY_PER_BIT = _Dimension("an energy per bit", "1 pJ/bit", ("J/bit",), scale=10**15, zero=True)
 
 
 def bandwidth_bytes_per_s(value: object, *, key: str = "bandwidth") -> int:
@@ -75,6 +83,18 @@ def frequency_hz(value: object, *, key: str = "frequency") -> int:
     return _parse(value, _FREQUENCY, key)
 
 
+def power_w(value: object, *, key: str = "power") -> int:
+    """Watts of "15 kW" or of a plain number of W; InputError names `key` if it is not a power."""
+    return _parse(value, _POWER, key)
+
+
+def energy_fj_per_bit(value: object, *, key: str = "energy") -> int:
+    """Femtojoules per bit of "1 pJ/bit" or of a plain number of fJ/bit, zero included; InputError names `key` if it is
+    not an energy per bit.
+    """
+    return _parse(value, _ENERGY_PER_BIT, key)
+
+
 def format_time(value_ps: int) -> str:
     """Virtual time for people: 24_471_520 -> "24.47 us"."""
     return _render(Decimal(int(value_ps)).scaleb(-12), "s")
@@ -95,12 +115,27 @@ def format_flops(value_flops_per_s: int) -> str:
     return _render(Decimal(int(value_flops_per_s)), "FLOP/s")
 
 
+def format_power(value_w: int) -> str:
+    """A power for people: 15_000 -> "15 kW"."""
+    return _render(Decimal(int(value_w)), "W")
+
+
+def format_energy(value_j: float) -> str:
+    """An energy for people: 0.00125 -> "1.25 mJ"."""
+    return _render(Decimal(repr(float(value_j))), "J")
+
+
+def format_energy_per_bit(value_fj: int) -> str:
+    """An energy per bit for people: 1_500 -> "1.5 pJ/bit"."""
+    return _render(Decimal(int(value_fj)).scaleb(-15), "J/bit")
+
+
 def _render(value: Decimal, unit: str) -> str:
     """Four significant digits with the decimal prefix that leaves one to three of them before the point."""
     rounded = Decimal(f"{value:.3e}")
     if rounded == 0:
         return f"0 {unit}"
-    thousands = max(-4, min(6, rounded.adjusted() // 3))
+    thousands = max(-5, min(6, rounded.adjusted() // 3))
     digits = format(rounded.scaleb(-3 * thousands), "f")
     return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} {_PREFIXES[thousands]}{unit}"
 

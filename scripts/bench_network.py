@@ -2,25 +2,36 @@
 
     python scripts/bench_network.py [--large] [--ranks 1 2 4] [--repeat N]
 
-First table, one core: packet-hops per second of whole calls (checks, routes, event loop, results) in processor time,
-beside a heapq loop in plain Python (`meshemu.network.reference`) and, where it is installed, simpy. These run a part of
-the messages where all would take too long. Second table: the same calls over MPI ranks, in wall time.
+First lines: a new process until its first message is timed, with compiled code on disk and without, in wall and in
+processor time. First table, one core: packet-hops per second of whole calls (checks, routes, event loop, results) in
+processor time, beside a heapq loop in plain Python (`meshemu.network.reference`) and, where they are installed, simpy
+and SimGrid. These run a part of the messages where all would take too long. In back-pressure mode, which they do not
+have, a packet is a flit. Second table: the same calls over MPI ranks, in wall time.
+
+SimGrid runs its flow model CM02 with all corrections off: a message is one flow that shares links max-min, with the sum
+of their latencies before it. There are no packets; its column counts those that the engine would have moved.
 """
 
 import argparse
 import importlib.util
+import multiprocessing
+import os
+import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from traffic import bernoulli, destinations
 
 from meshemu.collectives import collective_program
 from meshemu.comm import Comm
-from meshemu.hardware import System
+from meshemu.hardware import Router, System
 from meshemu.mesh import Mesh, flatten, rate, routes
 from meshemu.network import MessageTimes, Timing, simulate_messages, time_program
 from meshemu.network.reference import Reference, ReferenceLink, ReferenceOp
@@ -34,19 +45,26 @@ MOST_HOPS = 400_000  # that a simulator in plain Python is given
 
 @dataclass(frozen=True)
 class Case:
-    """A workload: its mesh, and its Program or its messages (src, dst, size_bytes of each)."""
+    """A workload: its mesh, and its Program or its messages (src, dst, size_bytes of each, ready at ready_ps).
+
+    router: of back-pressure mode.
+    """
 
     name: str
     mesh: Mesh
     traffic: Program | tuple[np.ndarray, np.ndarray, int]
     packet_bytes: int = PACKET_BYTES
+    ready_ps: np.ndarray | int = 0
+    router: Router | None = None
 
     def run(self, comm: Comm | None = None) -> Result:
         """One call of the engine."""
         if isinstance(self.traffic, Program):
             free = np.zeros(self.traffic.n_ops, np.int64)
             return time_program(self.traffic, self.mesh, free, packet_bytes=self.packet_bytes, comm=comm)
-        return simulate_messages(self.mesh, *self.traffic, packet_bytes=self.packet_bytes, comm=comm)
+        return simulate_messages(
+            self.mesh, *self.traffic, self.ready_ps, packet_bytes=self.packet_bytes, router=self.router, comm=comm
+        )
 
 
 def grid(rows: int, cols: int) -> Mesh:
@@ -83,6 +101,16 @@ def incast(rows: int, cols: int, size_bytes: int) -> Case:
     return Case(f"incast {rows}x{cols}, {size_bytes >> 10} KiB", mesh, (src, np.zeros_like(src), size_bytes))
 
 
+def flits(rows: int, cols: int, load: float, virtual_channels: int) -> Case:
+    """Back-pressure mode under 10,000 cycles of single flits to anywhere; load in flits per node and cycle of 1 ns."""
+    mesh, rng = flatten(System.grid(rows=rows, cols=cols, bandwidth="64 GB/s", latency=0)), np.random.default_rng(7)
+    cycle, src = bernoulli(mesh.n_devices, 10_000, load, rng)
+    dst = destinations("uniform", rows, cols, src, rng)
+    router = Router(flit_bytes=64, pipeline_cycles=5, virtual_channels=virtual_channels, buffer_flits=8)
+    name = f"routers, {virtual_channels} VCs, {load} flits/node/cycle {rows}x{cols}"
+    return Case(name, mesh, (src, dst, 64), 64, cycle * 1000, router)
+
+
 CASES: dict[str, Callable[[], Case]] = {
     "ring": lambda: all_reduce("ring", grid(8, 8), 2**20),
     "ring 16": lambda: all_reduce("ring", grid(8, 8), 2**24),
@@ -90,6 +118,8 @@ CASES: dict[str, Callable[[], Case]] = {
     "uniform": lambda: uniform(8, 8, 4000, 2**16),
     "incast": lambda: incast(8, 8, 2**20),
     "die": lambda: all_reduce("tree", flatten(System.preset("dojo-die")), 2**20, 64),
+    "routers": lambda: flits(8, 8, 0.3, 4),
+    "routers 16": lambda: flits(8, 8, 0.3, 16),
 }
 LARGE: dict[str, Callable[[], Case]] = {
     "rows_columns 60x50": lambda: all_reduce("rows_columns", grid(60, 50), 10**8),
@@ -112,6 +142,8 @@ def some_messages(case: Case) -> tuple[list[list[int]], int]:
 def plain_python(case: Case) -> float | None:
     """Packet-hops per second of the reference model."""
     mesh, traffic = case.mesh, case.traffic
+    if case.router:
+        return None
     links = [
         ReferenceLink(*rate(int(bandwidth)), int(latency))
         for bandwidth, latency in zip(mesh.bandwidth_bytes_per_s, mesh.latency_ps, strict=True)
@@ -140,7 +172,7 @@ def plain_python(case: Case) -> float | None:
 
 def with_simpy(case: Case) -> float | None:
     """Packet-hops per second of simpy: a packet is a process, a link a resource held for the serialisation."""
-    if isinstance(case.traffic, Program):
+    if isinstance(case.traffic, Program) or case.router:
         return None
     import simpy
 
@@ -172,7 +204,83 @@ def with_simpy(case: Case) -> float | None:
     return n_hops / (time.process_time() - began)
 
 
-PEERS: dict[str, Callable[[Case], float | None]] = {"python": plain_python, "simpy": with_simpy}
+def with_simgrid(case: Case) -> float | None:
+    """Packet-hops per second of SimGrid, in a process of its own: a process has one simulation only."""
+    if isinstance(case.traffic, Program) or case.router:
+        return None
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(run_simgrid, case).result()
+
+
+def run_simgrid(case: Case) -> float:
+    """A host for each device, a link for each directed link, the route of each message; all are sent at time 0."""
+    from simgrid import ActivitySet, Comm, Engine
+
+    flow_model = ["network/model:CM02", "network/crosstraffic:0", "network/TCP-gamma:0", "network/weight-S:0"]
+    exact = ["network/latency-factor:1", "network/bandwidth-factor:1"]
+    engine = Engine([__file__, *(f"--cfg={setting}" for setting in flow_model + exact), "--log=root.thres:error"])
+    mesh, (src, dst, _) = case.mesh, case.traffic
+    ways, size = some_messages(case)
+    zone = engine.netzone_root
+    hosts = [zone.add_host(f"device {device}", 1e9).seal() for device in range(mesh.n_devices)]
+    links = [
+        zone.add_link(f"link {link}", float(bandwidth)).set_latency(latency * 1e-12).seal()
+        for link, (bandwidth, latency) in enumerate(
+            zip(mesh.bandwidth_bytes_per_s.tolist(), mesh.latency_ps.tolist(), strict=True)
+        )
+    ]
+    pairs = list(zip(src[: len(ways)].tolist(), dst[: len(ways)].tolist(), strict=True))
+    for (sender, receiver), way in dict(zip(pairs, ways, strict=True)).items():
+        zone.add_route(hosts[sender], hosts[receiver], [links[link] for link in way], False)
+    zone.seal()
+
+    def send_all() -> None:
+        flows = ActivitySet()
+        for sender, receiver in pairs:
+            flows.push(Comm.sendto_async(hosts[sender], hosts[receiver], size))
+        flows.wait_all()
+
+    hosts[0].add_actor("sender", send_all)
+    began = time.process_time()
+    engine.run()
+    return sum(map(len, ways)) * -(-size // case.packet_bytes) / (time.process_time() - began)
+
+
+PEERS: dict[str, Callable[[Case], float | None]] = {
+    "python": plain_python, "simpy": with_simpy, "SimGrid": with_simgrid
+}  # fmt: skip
+
+FIRST_MESSAGE = """
+import meshemu
+system = meshemu.System.grid(rows=8, cols=8, bandwidth="50 GB/s", latency="500 ns")
+meshemu.simulate_messages(system, [0], [63], [4096], router={router})
+"""
+
+
+def start_up(repeat: int) -> None:
+    """Print what a new process takes until the end of its first call, without compiled code and then with it."""
+    row = "{:<42}{:>13.2f}{:>17.2f}"
+    print(f"{'new process':<42}{'wall s':>13}{'processor s':>17}")
+    for mode, router in (("FIFO", "None"), ("routers", "meshemu.Router()")):
+        with tempfile.TemporaryDirectory() as cache:
+            environment = os.environ | {"NUMBA_CACHE_DIR": cache}
+            cold = first_message(router, environment)
+            print(row.format(f"first message, {mode}, compiled on the way", *cold))
+            warm = min(first_message(router, environment) for _ in range(repeat))
+            print(row.format(f"first message, {mode}, compiled code on disk", *warm), flush=True)
+    print()
+
+
+def first_message(router: str, environment: dict[str, str]) -> tuple[float, float]:
+    """(wall, processor) seconds of a process that times one message."""
+
+    def used() -> float:
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before, began = used(), time.perf_counter()
+    subprocess.run([sys.executable, "-c", FIRST_MESSAGE.format(router=router)], env=environment, check=True)
+    return time.perf_counter() - began, used() - before
 
 
 def best(repeat: int, clock: Callable[[], float], call: Callable[[], Result]) -> tuple[Result, float]:
@@ -188,9 +296,10 @@ def best(repeat: int, clock: Callable[[], float], call: Callable[[], Result]) ->
 
 def one_core(names: Iterable[str], repeat: int) -> None:
     """Print the table of packet-hops per second."""
-    peers = {name: run for name, run in PEERS.items() if name == "python" or importlib.util.find_spec(name)}
-    for name in PEERS.keys() - peers.keys():
-        print(f"{name} is not installed: left out (pip install {name})")
+    peers = {name: run for name, run in PEERS.items() if name == "python" or importlib.util.find_spec(name.lower())}
+    for name in PEERS:
+        if name not in peers:
+            print(f"{name} is not installed: left out (pip install {name.lower()})")
     row = "{:<42}{:>13}{:>10}{:>12}" + "{:>12}{:>8}" * len(peers)
     heads = [text for name in peers for text in (f"{name} M/s", "ratio")]
     print(row.format("case", "packet-hops", "events", "engine M/s", *heads))
@@ -223,8 +332,6 @@ def worker(name: str, repeat: int) -> None:
     """One line of the table: call s, in all; loop s, in windows; busy s, processor time of the busiest rank in the
     event loop; the most memory that a rank used.
     """
-    import resource
-
     from meshemu.runtime.mpi import world
 
     comm = world()
@@ -254,6 +361,7 @@ def main() -> None:
     if arguments.worker:
         worker(arguments.worker, arguments.repeat)
         return
+    start_up(min(arguments.repeat, 3))
     one_core([*CASES, *(LARGE if arguments.large else [])], arguments.repeat)
     if arguments.large:
         over_ranks(LARGE, arguments.ranks, arguments.repeat)

@@ -1,5 +1,6 @@
 """Integer time arithmetic: exact rates, ceilings, refusal before overflow, cut-through times."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meshemu.collectives import closed_form_ps, collective_program
 from meshemu.errors import InputError
 from meshemu.hardware import System
 from meshemu.mesh import flatten, link_rates, message_ps, rate, routes, serialisation_ps
+from meshemu.network import Router, simulate_messages, time_program
 
 
 @settings(max_examples=80, derandomize=True)
@@ -48,6 +51,36 @@ def test_serialisation_refuses_negative_sizes_and_broadcasts():
     assert serialisation_ps([[1], [3]], [1, 1], [1, 2]).tolist() == [[1, 1], [3, 2]]
     with pytest.raises(InputError, match="-5 bytes"):
         serialisation_ps([1, -5], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "said"),
+    [
+        ("bandwidth_bytes_per_s", 0, "bandwidth_bytes_per_s = 0 must be at least 1"),
+        ("bandwidth_bytes_per_s", -3, "bandwidth_bytes_per_s = -3 must be at least 1"),
+        ("bandwidth_bytes_per_s", 10**18 + 1, f"bandwidth_bytes_per_s = {10**18 + 1} must be at most {10**18}"),
+        ("latency_ps", -1, "latency_ps = -1 must be at least 0"),
+    ],
+)
+def test_a_link_that_cannot_be_timed_is_named(figure, value, said):
+    """Wherever a mesh made by hand is timed."""
+    mesh = flatten(System.grid(rows=2, cols=3, bandwidth="1 GB/s", latency="1 ns"))
+    link = int(mesh.out_link[4, 3])
+    values = getattr(mesh, figure).copy()
+    values[link] = value
+    wrong = replace(mesh, **{figure: values})
+    program = collective_program("all_reduce", "ring", mesh, 600)
+    grid = np.arange(6).reshape(2, 3)
+    for use in (
+        lambda: link_rates(wrong),
+        lambda: message_ps(wrong, routes(wrong, [0], [1]), 8),
+        lambda: simulate_messages(wrong, [0], [1], [8]),
+        lambda: simulate_messages(wrong, [0], [1], [8], router=Router()),
+        lambda: time_program(program, wrong, np.zeros(program.n_ops, np.int64)),
+        lambda: closed_form_ps("all_reduce", "tree", wrong, grid, 600, 4, lambda size: size),
+    ):
+        with pytest.raises(InputError, match=rf"^link {link} \(device 4 -> device 3\): {said}$"):
+            use()
 
 
 def test_lone_message_of_reference_case_1():

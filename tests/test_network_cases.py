@@ -266,7 +266,7 @@ def test_rows_that_are_fine_are_not_refused_for_links_that_they_do_not_use():
 def test_a_link_without_bandwidth_is_refused():
     mesh = grid(1, 3)
     mesh.bandwidth_bytes_per_s[mesh.out_link[1, 1]] = 0
-    with pytest.raises(InputError, match="bandwidth = 0 B/s must be at least 1 B/s"):
+    with pytest.raises(InputError, match=r"link 1 .device 1 -> device 2.: bandwidth_bytes_per_s = 0"):
         simulate_messages(mesh, [0], [2], 8)
 
 

@@ -145,9 +145,9 @@ def inner(x):
     return x + LIMIT{more}
 """
 CALLER = """
-from meshemu.network.compiled import compiled
+from meshemu.network.compiled import kernel
 from callee import inner
-@compiled
+@kernel
 def outer(x):
     return inner(x)
 """

@@ -1,13 +1,20 @@
 """Windows: ranks agree on how far each may run, count what they do, and skip times without events."""
 
+from contextlib import contextmanager
+from unittest import mock
+
 import numpy as np
 import pytest
-from test_network_engine import check_same
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_network_engine import check_same, random_mesh, random_program, random_traffic
 
 from meshemu.collectives import collective_program
 from meshemu.hardware import System
 from meshemu.mesh import flatten
 from meshemu.network import simulate_messages, time_program
+from meshemu.network.engine import NO_ROWS, Region
+from meshemu.network.events import NEVER
 from meshemu.network.results import EngineCounters, RankCounters
 from meshemu.runtime.local import run_ranks
 
@@ -40,7 +47,88 @@ def test_imbalance():
     assert EngineCounters(events=0, packet_hops=0, windows=0, wall_s=0.0).imbalance == 1.0
 
 
-@pytest.mark.parametrize("n_ranks, size_bytes", [(2, 4096), (3, 4096), (4, 4096), (2, 30_000)])
+def test_times_in_which_nothing_crosses_take_no_windows():
+    """Two halves of a line talk among themselves for long, and once in a while with each other."""
+    mesh = flatten(System.grid(rows=1, cols=8, bandwidth="1 TB/s", latency="100 ns"))
+    rng = np.random.default_rng(0)
+    half, at, step = rng.integers(0, 2, 4000), rng.integers(0, 4, 4000), rng.integers(1, 4, 4000)
+    src, dst = 4 * half + at, 4 * half + (at + step) % 4
+    ready = rng.integers(0, 10**9, 4000)
+    src, dst = np.append(src, [3, 4, 3]), np.append(dst, [4, 3, 4])
+    ready = np.append(ready, [10**8, 4 * 10**8, 9 * 10**8])
+    single = simulate_messages(mesh, src, dst, 3000, ready)
+    for result in run_ranks(2, lambda comm: simulate_messages(mesh, src, dst, 3000, ready, comm=comm)):
+        check_same(result, single)
+        assert result.counters.windows <= 20
+
+
+@contextmanager
+def rows_in_time():
+    """The promise of a window: rows of other ranks are never earlier than the last horizon."""
+    run, horizons = Region.run, {}
+
+    def checked(region, horizon, rows=NO_ROWS):
+        assert rows[:, 0].min(initial=NEVER) >= horizons.get(id(region), 0)
+        horizons[id(region)] = horizon
+        run(region, horizon, rows)
+
+    with mock.patch.object(Region, "run", checked):
+        yield
+
+
+def test_a_train_that_is_cut_far_from_the_other_rank_is_felt_there():
+    """A long message crosses; one that stays on the first rank comes between its packets, later and later."""
+    mesh = flatten(System.grid(rows=1, cols=8, bandwidth="1 TB/s", latency="100 ns"))
+    src, dst, size = [0, 1, 0, 1], [7, 3, 2, 2], [10**6, 10**4, 5000, 3000]
+    ready = [0, 300_000, 500_000, 900_000]
+    single = simulate_messages(mesh, src, dst, size, ready, packet_bytes=1000)
+    assert single.counters.events < 3000, "trains"
+    with rows_in_time():
+        for result in run_ranks(
+            2, lambda comm: simulate_messages(mesh, src, dst, size, ready, packet_bytes=1000, comm=comm)
+        ):
+            check_same(result, single)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10**6), n=st.integers(1, 60), n_ranks=st.integers(2, 4), long=st.booleans())
+def test_nothing_comes_in_before_what_has_run(seed, n, n_ranks, long):
+    mesh = random_mesh(seed)
+    n_ranks = min(n_ranks, mesh.n_devices)
+    src, dst, size, ready = random_traffic(mesh, seed, n)
+    size = size * 40 if long else size
+    program, duration = random_program(mesh.n_devices, seed, n_rounds=n // 2 + 1)
+    single = time_program(program, mesh, duration, packet_bytes=64)
+    alone = simulate_messages(mesh, src, dst, size, ready, packet_bytes=64)
+
+    def both(comm):
+        timed = time_program(program, mesh, duration, packet_bytes=64, comm=comm)
+        return timed, simulate_messages(mesh, src, dst, size, ready, packet_bytes=64, comm=comm)
+
+    with rows_in_time():
+        for timed, arrived in run_ranks(n_ranks, both):
+            check_same(timed, single)
+            check_same(arrived, alone)
+
+
+@pytest.mark.parametrize(
+    "algorithm, shape, size_bytes, packet_bytes",
+    [("rows_columns", (12, 10), 3_200_000, 4096), ("ring", (6, 5), 2**20, 1024), ("tree", (5, 7), 10**6, 4096)],
+)
+def test_large_all_reduce_on_one_to_four_ranks(algorithm, shape, size_bytes, packet_bytes):
+    """As on 60 x 50 devices: each gets 1/n of the buffer, trains pass undisturbed, combinations take time."""
+    mesh = flatten(System.grid(rows=shape[0], cols=shape[1], bandwidth="50 GB/s", latency="500 ns"))
+    program = collective_program("all_reduce", algorithm, mesh, size_bytes, itemsize=4)
+    duration = program.flops // 2
+    single = time_program(program, mesh, duration, packet_bytes=packet_bytes)
+    for n_ranks in (2, 3, 4):
+        for result in run_ranks(
+            n_ranks, lambda comm: time_program(program, mesh, duration, packet_bytes=packet_bytes, comm=comm)
+        ):
+            check_same(result, single)
+
+
+@pytest.mark.parametrize("n_ranks, size_bytes", [(2, 4096), (2, 10**6), (3, 10**6), (4, 10**6)])
 def test_all_reduce_on_the_nodes_of_a_die(n_ranks, size_bytes):
     mesh = flatten(System.preset("dojo-die"))
     assert (mesh.n_devices, mesh.alive.sum()) == (360, 354)

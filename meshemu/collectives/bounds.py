@@ -46,6 +46,8 @@ def _bandwidth(mesh: Mesh, end: np.ndarray) -> np.ndarray:
 
 
 def _hops(kind: str, mesh: Mesh, ids: np.ndarray, root: int) -> int:
+    if mesh.switches is not None:
+        return 2  # up to a switch and down
     row, col = mesh.row[ids], mesh.col[ids]
     if kind in ("broadcast", "reduce"):
         return int((np.abs(row - row[root]) + np.abs(col - col[root])).max())

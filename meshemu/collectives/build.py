@@ -43,17 +43,19 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
 
 def build(
     kind: str, algorithm: str, rows: int, cols: int, *,
-    root: int | None = None, n_chunks: int | None = None, absent: Iterable[int] = (),
+    root: int | None = None, n_chunks: int | None = None, absent: Iterable[int] = (), switched: bool = False,
+    verified: bool = True,
 ) -> Schedule:
     """Build and verify the schedule of a collective over a grid of rows x cols without the `absent` positions.
 
     root: participant that broadcast reads and reduce fills (default 0). n_chunks: pieces of the buffer; free for
-    pipelines (broadcast, reduce, and all_reduce by tree or in_network), else one per participant.
+    pipelines (broadcast, reduce, and all_reduce by tree or in_network), else one per participant. switched: as in
+    `Group`. verified: False for a schedule whose Program will be verified, which checks the same and more.
     Raises InputError for an unknown kind or algorithm, or an argument that does not fit.
     """
     check_kind(kind)
     chosen = check_algorithm(algorithm)
-    members = group(rows, cols, absent)
+    members = group(rows, cols, absent, switched=switched)
     rooted = kind in ("broadcast", "reduce")
     if rooted and root is not None and not 0 <= root < members.size:
         raise InputError(f"root {root} of {kind} is not a participant: there are {members.size}")
@@ -68,7 +70,8 @@ def build(
         parts.dst[order], parts.chunk_lo[order], parts.chunk_hi[order], parts.reduce[order],
         None if parts.tree is None else parts.tree[order],
     )
-    verify_schedule(schedule)
+    if verified:
+        verify_schedule(schedule)
     return schedule
 
 

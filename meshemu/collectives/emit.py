@@ -18,6 +18,7 @@ from meshemu.mesh.region import split_bounds
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.hazards import Hazards, Waits
 from meshemu.program.ir import CollectiveUse
+from meshemu.program.pieces import Pieces, pieces
 
 __all__ = ["emit", "even_bounds"]
 
@@ -60,7 +61,13 @@ def emit(
         n_elements * itemsize, label, schedule.root,
     )
     index = builder.collective(use) if len(device) > 1 else -1
-    buffers = Hazards(len(device) * n_chunks)
+    kept = np.flatnonzero(cuts[schedule.chunk_lo] < cuts[schedule.chunk_hi])
+    src, dst = schedule.src[kept].astype(np.int64), schedule.dst[kept].astype(np.int64)
+    lo, hi = renumbered[schedule.chunk_lo[kept]], renumbered[schedule.chunk_hi[kept]]
+    elements = cuts[schedule.chunk_hi[kept]] - cuts[schedule.chunk_lo[kept]]
+    cut = pieces(len(device), n_chunks, ((src, lo, hi), (dst, lo, hi)))
+    read_at, written_at = cut.ranges((src, lo, hi)), cut.ranges((dst, lo, hi))
+    buffers = Hazards(cut.n_pieces)
 
     def depend(op: Ids, who: Ids, hazards: Waits) -> None:
         waiting, on = hazards
@@ -69,33 +76,31 @@ def emit(
         for ids in waits:
             builder.depend(op[untouched], ids[who[untouched]])
 
-    kept = np.flatnonzero(cuts[schedule.chunk_lo] < cuts[schedule.chunk_hi])
-    for phase in np.split(kept, np.flatnonzero(np.diff(schedule.phase[kept])) + 1):
+    phases = schedule.phase[kept]
+    for phase in np.split(np.arange(len(kept)), np.flatnonzero(np.diff(phases)) + 1):
         if not len(phase):
             continue
-        src, dst = schedule.src[phase].astype(np.int64), schedule.dst[phase].astype(np.int64)
-        lo, hi = renumbered[schedule.chunk_lo[phase]], renumbered[schedule.chunk_hi[phase]]
-        elements = cuts[schedule.chunk_hi[phase]] - cuts[schedule.chunk_lo[phase]]
         message, send, recv = builder.messages(
-            device[src], device[dst], elements * itemsize, label=label, collective=index, chunk_lo=lo, chunk_hi=hi,
-            tree=None if schedule.tree is None else schedule.tree[phase],
+            device[src[phase]], device[dst[phase]], elements[phase] * itemsize, label=label, collective=index,
+            chunk_lo=lo[phase], chunk_hi=hi[phase], tree=None if schedule.tree is None else schedule.tree[kept[phase]],
         )
         sends, receives = _first_of_each(send), _first_of_each(recv)
-        combines = schedule.reduce[phase] & receives
+        combines = schedule.reduce[kept[phase]] & receives
+        added = phase[combines]
         write = recv.copy()
         write[combines] = builder.reduce(
-            device[dst[combines]], label=label, op_class=op_class, number_format=number_format,
-            flops=elements[combines], read_bytes=2 * elements[combines] * itemsize,
-            write_bytes=elements[combines] * itemsize, message=message[combines], collective=index,
-            chunk_lo=lo[combines], chunk_hi=hi[combines],
+            device[dst[added]], label=label, op_class=op_class, number_format=number_format,
+            flops=elements[added], read_bytes=2 * elements[added] * itemsize,
+            write_bytes=elements[added] * itemsize, message=message[combines], collective=index,
+            chunk_lo=lo[added], chunk_hi=hi[added],
         )
         builder.depend(write[combines], recv[combines])
-        for access, op, end, once in (
-            (buffers.read, send, src, sends), (buffers.write, write, dst, receives)
+        for access, op, who, (start, length), once in (
+            (buffers.read, send, src, read_at, sends), (buffers.write, write, dst, written_at, receives)
         ):  # fmt: skip
-            depend(op[once], end[once], access(op[once], (end * n_chunks + lo)[once], (hi - lo)[once]))
-    writer = buffers.writer.reshape(-1, n_chunks)
-    return _result(writer, schedule.kind, schedule.root, owners[:n_chunks], waits, builder.n_ops)
+            part = phase[once]
+            depend(op[once], who[part], access(op[once], start[part], length[part]))
+    return _result(buffers.writer, cut, schedule.kind, schedule.root, owners[:n_chunks], waits, builder.n_ops)
 
 
 def even_bounds(n_chunks: int, n_elements: int) -> Ids:
@@ -127,20 +132,19 @@ def _untouched(waits: Sequence[Ids], participants: Ids) -> tuple[Ids, Ids]:
 
 
 def _result(
-    writer: Ids, kind: str, root: int, owner: Ids, waits: Sequence[Ids], n_ops: int
+    writer: Ids, cut: Pieces, kind: str, root: int, owner: Ids, waits: Sequence[Ids], n_ops: int
 ) -> tuple[Ids, Ids]:
     """Ops, as (participant, op), after which `kind` has put its result where it belongs.
 
-    writer: last writer of each chunk, [n, n_chunks], -1 where nothing was written: there `waits` stand in.
+    writer: last writer of each piece, -1 where nothing was written: there `waits` stand in.
     owner: participant that reduce_scatter leaves each chunk with.
     """
-    participant = np.arange(writer.shape[0])[:, None]
-    wanted = np.full(writer.shape, True)
     if kind == "reduce_scatter":
-        wanted = participant == owner
-    elif kind == "reduce":
-        wanted = np.broadcast_to(participant == root, writer.shape)
-    key = np.sort(np.nonzero(wanted)[0] * (n_ops + 1) + writer[wanted] + 1)
+        wanted = cut.holding(owner, np.arange(len(owner)))
+    else:
+        held = cut.first_chunk < cut.n_chunks
+        wanted = np.flatnonzero(held & (cut.participant == root) if kind == "reduce" else held)
+    key = np.sort(cut.participant[wanted] * (n_ops + 1) + writer[wanted] + 1)
     who, op = np.divmod(key[np.concatenate(([True], np.diff(key) != 0))[: len(key)]], n_ops + 1)
     waiting = _untouched(waits, who[op == 0])
     return np.concatenate((who[op > 0], waiting[0])), np.concatenate((op[op > 0] - 1, waiting[1]))

@@ -16,13 +16,15 @@ class Group:
     """Participants of a grid of rows x cols.
 
     position: int32[n], the grid position row * cols + col of each participant, ascending. participant:
-    int32[rows * cols], the participant at each position, -1 where none is.
+    int32[rows * cols], the participant at each position, -1 where none is. switched: whether switches join the
+    positions, those of a column first, so that neighbours on the grid are no nearer than others of the column.
     """
 
     rows: int
     cols: int
     position: NDArray[np.int32]
     participant: NDArray[np.int32]
+    switched: bool = False
 
     @property
     def size(self) -> int:
@@ -44,7 +46,7 @@ class Group:
         return f"(row {position // self.cols}, column {position % self.cols})"
 
 
-def group(rows: int, cols: int, absent: Iterable[int] = ()) -> Group:
+def group(rows: int, cols: int, absent: Iterable[int] = (), *, switched: bool = False) -> Group:
     """Number the present positions of a grid in row-major order. Raises InputError for a grid without any."""
     if rows < 1 or cols < 1:
         raise InputError(f"a group needs a grid of at least 1 x 1, not {rows} x {cols}")
@@ -58,10 +60,10 @@ def group(rows: int, cols: int, absent: Iterable[int] = ()) -> Group:
         raise InputError(f"a group on a grid of {rows} x {cols} has no participant: all positions are absent")
     participant = np.full(rows * cols, -1, np.int32)
     participant[position_of] = np.arange(len(position_of))
-    return Group(rows, cols, position_of, participant)
+    return Group(rows, cols, position_of, participant, switched)
 
 
-def group_of(devices: ArrayLike) -> Group:
+def group_of(devices: ArrayLike, *, switched: bool = False) -> Group:
     """Return the group of a grid of device ids, int[rows, cols], with -1 where none takes part.
 
     Raises InputError for what is no grid, or a grid without any device.
@@ -69,4 +71,4 @@ def group_of(devices: ArrayLike) -> Group:
     grid = np.asarray(devices)
     if grid.ndim != 2:
         raise InputError(f"a group's devices form a grid of rows x cols, not an array of shape {grid.shape}")
-    return group(grid.shape[0], grid.shape[1], np.flatnonzero(grid.ravel() < 0).tolist())
+    return group(grid.shape[0], grid.shape[1], np.flatnonzero(grid.ravel() < 0).tolist(), switched=switched)

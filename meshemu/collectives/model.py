@@ -13,9 +13,10 @@ edges, with and without combinations.
 
 Where chunks or bandwidths differ a chunk may wait for the one before it; then, and for lines of rows_columns that
 start at different times and for pipelines, the recurrences of `recurrence` give the time; `in_network_model` has the
-formulas for routers that fork and merge. Two cases are estimates: the
+formulas for routers that fork and merge. Three cases are estimates: the
 trees of reduce_scatter and all_gather, which contend with one another (`_owner_trees_ps`), and a pipelined reduce
-whose combinations take longer than its messages, where a device may serve chunks in another order.
+whose combinations take longer than its messages, where a device may serve chunks in another order; and whatever shares
+links behind switches (`shared_links`).
 """
 
 import numpy as np
@@ -28,6 +29,7 @@ from meshemu.collectives.in_network_model import in_network_ps
 from meshemu.collectives.order import folded_line
 from meshemu.collectives.recurrence import Combine, Edges, broadcast_ps, edges, reduce_ps, rotate_ps
 from meshemu.collectives.ring import ring_participants
+from meshemu.collectives.shared_links import sharing_ps
 from meshemu.collectives.tree import middle, spanning_trees
 from meshemu.errors import InputError
 from meshemu.mesh import Mesh, split_bounds
@@ -50,14 +52,26 @@ def closed_form_ps(
     check_kind(kind)
     check_algorithm(algorithm)
     grid = np.asarray(devices, np.int64)
-    members = group_of(grid)
+    members = group_of(grid, switched=mesh.switches is not None)
     if size_bytes % itemsize:
         raise InputError(f"size_bytes = {size_bytes} is not a multiple of itemsize = {itemsize}")
     if members.size == 1 or size_bytes == 0:
         return 0
-    chunks = min(n_chunks or ALGORITHMS[algorithm].default_chunks(kind, members), size_bytes // itemsize)
+    planned = n_chunks or ALGORITHMS[algorithm].default_chunks(kind, members)
+    chunks = min(planned, size_bytes // itemsize)
     size = np.diff(split_bounds(size_bytes // itemsize, chunks)) * itemsize
     device = grid.ravel()[members.position]
+    shared = 0
+    if mesh.switches is not None:
+        parts = ALGORITHMS[algorithm].transfers(kind, members, root, planned)
+        shared = sharing_ps(parts, mesh, device, size)
+    return shared + _unshared_ps(kind, algorithm, mesh, device, members, size, combine, root)
+
+
+def _unshared_ps(
+    kind: str, algorithm: str, mesh: Mesh, device: Times, members: Group, size: Times, combine: Combine, root: int
+) -> int:
+    """The same where every transfer has links of its own. device: of each participant; size: bytes of each chunk."""
     if algorithm == "in_network":
         return in_network_ps(kind, mesh, device, members, root, size, combine)
     if kind in ("broadcast", "reduce"):
@@ -66,7 +80,7 @@ def closed_form_ps(
     if algorithm == "tree" and kind == "all_reduce":
         parent, depth = _rooted_tree(algorithm, members, middle(members), kind)
         return _pipeline_ps(kind, mesh, device, parent, depth, size, combine)
-    owned = np.concatenate((size, np.zeros(members.size - chunks, np.int64)))
+    owned = np.concatenate((size, np.zeros(members.size - len(size), np.int64)))
     if algorithm == "ring":
         return _ring_ps(kind, mesh, device, ring_participants(members), owned, combine)
     if algorithm == "rows_columns":

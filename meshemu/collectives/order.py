@@ -17,7 +17,7 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["dilation", "folded_line", "ring_order"]
+__all__ = ["column_order", "dilation", "folded_line", "ring_order"]
 
 Order = NDArray[np.int32]
 
@@ -36,6 +36,12 @@ def ring_order(rows: int, cols: int, absent: Iterable[int] = ()) -> Order:
         order = (row * cols + col).astype(np.int32)
     else:
         order = _odd_cycle(rows, cols)
+    return order[~np.isin(order, list(absent))]
+
+
+def column_order(rows: int, cols: int, absent: Iterable[int] = ()) -> Order:
+    """Grid positions column by column, int32, without absent ones."""
+    order = np.arange(rows * cols, dtype=np.int32).reshape(rows, cols).T.ravel()
     return order[~np.isin(order, list(absent))]
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meshemu.collectives.tree import subtree_heights
-from meshemu.mesh import Mesh, rate, routes, serialisation_ps
+from meshemu.mesh import Mesh, check_links, rate, routes, serialisation_ps
 
 __all__ = ["Combine", "Edges", "broadcast_ps", "edges", "queue_ps", "reduce_ps", "rotate_ps"]
 
@@ -42,7 +42,10 @@ class Edges:
 
 
 def edges(mesh: Mesh, src: ArrayLike, dst: ArrayLike) -> Edges:
-    """XY routes from src to dst, device ids of any shape. Raises InputError where there is no route."""
+    """XY routes from src to dst, device ids of any shape. Raises InputError where there is no route, and as
+    `check_links` does.
+    """
+    check_links(mesh)
     source, target = np.broadcast_arrays(np.asarray(src, np.int64), np.asarray(dst, np.int64))
     way = routes(mesh, source.ravel(), target.ravel())
     if not way.n_routes:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.collectives.group import Group
-from meshemu.collectives.order import ring_order
+from meshemu.collectives.order import column_order, ring_order
 from meshemu.collectives.transfers import Transfers, concatenate, pipeline, rotate_gather, rotate_scatter
 
 __all__ = ["ring", "ring_default_chunks", "ring_participants"]
@@ -32,8 +32,9 @@ def ring(kind: str, group: Group, root: int, n_chunks: int) -> Transfers:
 
 
 def ring_participants(group: Group) -> NDArray[np.int32]:
-    """Participants in ring order, int32[n]."""
-    return group.participant[ring_order(group.rows, group.cols, group.absent.tolist())]
+    """Participants in ring order, int32[n]; behind switches column by column, so that each is entered once."""
+    order = column_order if group.switched else ring_order
+    return group.participant[order(group.rows, group.cols, group.absent.tolist())]
 
 
 def ring_default_chunks(kind: str, group: Group) -> int:

@@ -27,7 +27,7 @@ def select(
     """
     check_kind(kind)
     grid = np.asarray(device_grid, np.int64)
-    members = group_of(grid)
+    members = group_of(grid, switched=mesh.switches is not None)
     names = [name for name in ALGORITHMS if members.full or name != "rows_columns"]
     if not members.full and not _connected(members):
         names.remove("tree")

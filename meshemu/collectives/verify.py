@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from meshemu.collectives.schedule import Schedule
 from meshemu.errors import ScheduleError
-from meshemu.program.contributions import Moves, check_exactly_once
+from meshemu.program.contributions import Moves, check_exactly_once, pieces_of
 
 __all__ = ["verify_schedule"]
 
@@ -30,7 +30,7 @@ def verify_schedule(schedule: Schedule) -> None:
     src, dst, lo, hi = (column.astype(np.int64) for column in (s.src, s.dst, s.chunk_lo, s.chunk_hi))
     moves = Moves(src, dst, lo, hi, s.reduce)
     check_exactly_once(
-        s.kind, n, s.n_chunks, s.root, moves, steps,
+        s.kind, n, s.n_chunks, s.root, moves, steps, pieces_of(s.kind, n, s.n_chunks, moves),
         name=lambda participant: f"participant {participant}", move_name=lambda move: _transfer(s, move),
     )
 

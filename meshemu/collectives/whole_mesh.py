@@ -38,7 +38,10 @@ def collective_program(
         algorithm = select(kind, mesh, grid, size_bytes, itemsize, combine, root=root or 0)
     check_routers(kind, algorithm, mesh)
     absent = np.flatnonzero(~mesh.alive).tolist()
-    schedule = build(kind, algorithm, mesh.rows, mesh.cols, root=root, n_chunks=n_chunks, absent=absent)
+    schedule = build(
+        kind, algorithm, mesh.rows, mesh.cols, root=root, n_chunks=n_chunks, absent=absent, verified=False,
+        switched=mesh.switches is not None,
+    )
     builder = ProgramBuilder(mesh.n_devices)
     emit(
         builder, schedule, schedule.position, n_elements=size_bytes // itemsize, itemsize=itemsize,

@@ -4,9 +4,10 @@ from meshemu.mesh.capacity import bandwidth_between_bytes_per_s, bisection_bytes
 from meshemu.mesh.dependency import deadlock_free_levels, dependency_cycle
 from meshemu.mesh.flatten import flatten
 from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
-from meshemu.mesh.region import cut_links, lookahead_ps, regions, split_bounds
+from meshemu.mesh.region import cut_links, lookahead_ps, ranks_of_vertices, regions, split_bounds
 from meshemu.mesh.routing import Order, Routes, routes
-from meshemu.mesh.transit import link_rates, message_ps, rate, serialisation_ps
+from meshemu.mesh.switches import Switches
+from meshemu.mesh.transit import check_links, link_rates, message_ps, rate, serialisation_ps
 from meshemu.mesh.trees import Trees, trees, trees_ps
 
 __all__ = [
@@ -17,9 +18,11 @@ __all__ = [
     "Mesh",
     "Order",
     "Routes",
+    "Switches",
     "Trees",
     "bandwidth_between_bytes_per_s",
     "bisection_bytes_per_s",
+    "check_links",
     "cut_links",
     "deadlock_free_levels",
     "dependency_cycle",
@@ -27,6 +30,7 @@ __all__ = [
     "link_rates",
     "lookahead_ps",
     "message_ps",
+    "ranks_of_vertices",
     "rate",
     "regions",
     "routes",

@@ -1,19 +1,37 @@
 """A nested machine as one flat grid of devices, each link with the class of the outermost boundary that it crosses.
 
 The bandwidth of an edge is that of the whole edge of a unit; the device links that cross it share it equally (dead
-devices keep their share, since lanes belong to positions). Devices and links that are dead have no links.
+devices keep their share, since lanes belong to positions). Where the class of a boundary is that of units inside a
+device, a device link is all of their links along its edge, and as long as their hops across it. Devices and links that
+are dead have no links.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.hardware import Level, System
 from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
+from meshemu.mesh.switches import Switches, switch_tree
 
 __all__ = ["flatten"]
 
 _ROW_STEP = np.array([-1, 0, 1, 0], np.int32)
 _COL_STEP = np.array([0, 1, 0, -1], np.int32)
+
+_Ints = NDArray[np.int64]
+_Nest = tuple[tuple[str, int, int], ...]
+
+
+class _Links(NamedTuple):
+    """Links between devices, or devices and switches: ends, index of the outer level, figures; int64[n_links] each."""
+
+    src: _Ints
+    dst: _Ints
+    level: _Ints
+    bandwidth_bytes_per_s: _Ints
+    latency_ps: _Ints
 
 
 def flatten(system: System) -> Mesh:
@@ -25,30 +43,26 @@ def flatten(system: System) -> Mesh:
     for position in system.dead_devices():
         alive[position] = False
     nest = _nest(system)
-    exists = _links_exist(alive, system)
-
-    src, direction = np.nonzero(exists)
-    dst = src + _ROW_STEP[direction] * cols + _COL_STEP[direction]
-    boundary = _boundary(row, col, src, dst, nest)
-    along_row = (direction == EAST) | (direction == WEST)
-    unit_rows, unit_cols = np.array([(size[1], size[2]) for size in nest]).T
-    share = np.where(along_row, unit_rows[boundary], unit_cols[boundary])
-    levels = system.outer_levels
-    edge_bandwidth = np.array([system.figure(f"{level.link}.bandwidth").number for level in levels], np.int64)
-    edge_latency = np.array([system.figure(f"{level.link}.latency").number for level in levels], np.int64)
-    used, link_class = np.unique(boundary, return_inverse=True)
-
     out_link = np.full((n_devices, 4), -1, np.int32)
-    out_link[src, direction] = np.arange(len(src))
+    switches = None
+    if system.switched:
+        switches = switch_tree(rows, cols, alive.ravel(), [size[1:] for size in nest])
+        links = _switch_links(switches, system)
+    else:
+        links = _grid_links(row, col, alive, nest, system, out_link)
+    names = [level.link for level in system.outer_levels]
+    used, link_class = np.unique([names.index(names[level]) for level in links.level], return_inverse=True)
+
     ports = np.flatnonzero(alive) if system.injection_bandwidth_bytes_per_s is not None else np.empty(0, np.int64)
-    n_ports, n_links = len(ports), len(src)
+    n_ports, n_links = len(ports), len(links.src)
     injection_link, ejection_link = np.full((2, n_devices), -1, np.int32)
     injection_link[ports] = n_links + np.arange(n_ports)
     ejection_link[ports] = n_links + n_ports + np.arange(n_ports)
     port_class = len(used) + np.repeat([0, 1], n_ports)
     port_bandwidth = np.full(2 * n_ports, system.injection_bandwidth_bytes_per_s or 0)
+    port_latency = np.full(2 * n_ports, system.injection_latency_ps)
 
-    tile_rows, tile_cols = next(((size[1], size[2]) for size in nest if size[0] == "tile"), (rows, cols))
+    tile_rows, tile_cols = _tile(nest, rows, cols)
     return Mesh(
         rows=rows,
         cols=cols,
@@ -57,12 +71,12 @@ def flatten(system: System) -> Mesh:
         tile_row=row // np.int32(tile_rows),
         tile_col=col // np.int32(tile_cols),
         alive=alive.ravel(),
-        link_src=np.concatenate([src, ports, ports]).astype(np.int32),
-        link_dst=np.concatenate([dst, ports, ports]).astype(np.int32),
+        link_src=np.concatenate([links.src, ports, ports]).astype(np.int32),
+        link_dst=np.concatenate([links.dst, ports, ports]).astype(np.int32),
         link_class=np.concatenate([link_class, port_class]).astype(np.int8),
-        class_names=(*(levels[i].link for i in used), *(("injection", "ejection") if n_ports else ())),
-        bandwidth_bytes_per_s=np.concatenate([edge_bandwidth[boundary] // share, port_bandwidth]).astype(np.int64),
-        latency_ps=np.concatenate([edge_latency[boundary], np.zeros(2 * n_ports)]).astype(np.int64),
+        class_names=(*(names[int(i)] for i in used), *(("injection", "ejection") if n_ports else ())),
+        bandwidth_bytes_per_s=np.concatenate([links.bandwidth_bytes_per_s, port_bandwidth]).astype(np.int64),
+        latency_ps=np.concatenate([links.latency_ps, port_latency]).astype(np.int64),
         out_link=out_link,
         injection_link=injection_link,
         ejection_link=ejection_link,
@@ -70,10 +84,84 @@ def flatten(system: System) -> Mesh:
         multicast=bool(system.optional("mesh.multicast")),
         reduction=bool(system.optional("mesh.reduction")),
         combine_ps=system.optional("mesh.combine"),
+        switches=switches,
     )
 
 
-def _nest(system: System) -> tuple[tuple[str, int, int], ...]:
+def _grid_links(
+    row: NDArray[np.int32], col: NDArray[np.int32], alive: NDArray[np.bool_], nest: _Nest, system: System,
+    out_link: NDArray[np.int32],
+) -> _Links:
+    """Links between neighbours, by (source device, direction); their numbers go into out_link, int32[n_devices, 4]."""
+    src, direction = np.nonzero(_links_exist(alive, system))
+    dst = src + _ROW_STEP[direction] * alive.shape[1] + _COL_STEP[direction]
+    out_link[src, direction] = np.arange(len(src))
+    boundary = _boundary(row, col, src, dst, nest)
+    along_row = (direction == EAST) | (direction == WEST)
+    lanes, hops, share = (np.array(part, np.int64) for part in zip(*_edges(system, nest), strict=True))
+    orientation = along_row.astype(np.int64)
+    bandwidth, latency = _level_figures(system)
+    return _Links(
+        src=src,
+        dst=dst,
+        level=boundary,
+        bandwidth_bytes_per_s=bandwidth[boundary] * lanes[boundary, orientation] // share[boundary, orientation],
+        latency_ps=latency[boundary] * hops[boundary, orientation],
+    )
+
+
+def _edges(system: System, nest: _Nest) -> list[tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
+    """(lanes, hops, share) of a device link over the boundary of each outer level, each (down a column, along a row).
+
+    lanes: edges of the unit that the link class belongs to along the edge of a device; hops: such units across it;
+    share: devices along the edge of that unit, where it is the larger of the two.
+    """
+    names = [level.link for level in system.levels]
+    inner = len(names) - len(nest)
+    found = []
+    for level in system.outer_levels:
+        owner = names.index(level.link)
+        if owner >= inner:
+            _, unit_rows, unit_cols = nest[owner - inner]
+            found.append(((1, 1), (1, 1), (unit_cols, unit_rows)))
+        else:
+            grids = [system.figure(within.grid).shape for within in system.levels[owner:inner]]
+            unit_rows, unit_cols = (int(np.prod([grid[i] for grid in grids])) for i in range(2))
+            found.append(((unit_cols, unit_rows), (unit_rows, unit_cols), (1, 1)))
+    return found
+
+
+def _switch_links(switches: Switches, system: System) -> _Links:
+    """Links up and down the tree, as it numbers them; half of the latency between two units is on each way."""
+    lower = np.flatnonzero(switches.up >= 0)
+    upper, level = switches.parent[lower], switches.level[lower]
+    bandwidth, latency = (figure[level] for figure in _level_figures(system))
+    return _Links(
+        src=np.concatenate([lower, upper]),
+        dst=np.concatenate([upper, lower]),
+        level=np.concatenate([level, level]),
+        bandwidth_bytes_per_s=np.concatenate([bandwidth, bandwidth]),
+        latency_ps=np.concatenate([latency // 2, latency - latency // 2]),
+    )
+
+
+def _level_figures(system: System) -> tuple[_Ints, _Ints]:
+    """Bandwidth and latency of the link class of each outer level."""
+    keys = [level.link for level in system.outer_levels]
+    bandwidth, latency = (
+        np.array([system.figure(f"{key}.{name}").number for key in keys], np.int64) for name in ("bandwidth", "latency")
+    )
+    return bandwidth, latency
+
+
+def _tile(nest: _Nest, rows: int, cols: int) -> tuple[int, int]:
+    """Size in devices of a tile; without tiles, of the outermost units of several devices; else of everything."""
+    tiles = [size[1:] for size in nest if size[0] == "tile"]
+    groups = [size[1:] for size in reversed(nest) if size[1:] != (1, 1)]
+    return next(iter([*tiles, *groups]), (rows, cols))
+
+
+def _nest(system: System) -> _Nest:
     """(unit, rows, cols) of the units of each outer level in devices, the device itself first."""
     levels: tuple[Level, ...] = system.outer_levels
     sizes, rows, cols = [], 1, 1
@@ -100,7 +188,7 @@ def _links_exist(alive: NDArray[np.bool_], system: System) -> NDArray[np.bool_]:
 
 def _boundary(
     row: NDArray[np.int32], col: NDArray[np.int32], src: NDArray[np.int64], dst: NDArray[np.int64],
-    nest: tuple[tuple[str, int, int], ...],
+    nest: _Nest,
 ) -> NDArray[np.int64]:
     """Index of the outermost level whose units a link joins; 0 joins devices of one unit."""
     boundary = np.zeros(len(src), np.int64)

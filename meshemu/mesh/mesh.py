@@ -2,7 +2,8 @@
 
 Device ids are row-major: id = row * cols + col, dead devices included. Row 0 is the north edge, column 0 the west edge.
 Links are numbered by (source device, direction) with directions N, E, S, W; injection and ejection links, where the
-hardware limits them, follow all mesh links.
+hardware limits them, follow all mesh links. Where devices are joined by switches (`switches`), links are numbered as
+told there, and their ends are vertices: devices, then switches.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import InputError
+from meshemu.mesh.switches import Switches
 
 __all__ = ["EAST", "NORTH", "SOUTH", "WEST", "Mesh"]
 
@@ -22,14 +24,16 @@ _DIRECTIONS = ("north", "east", "south", "west")
 class Mesh:
     """Devices and links of a system as arrays.
 
-    rows, cols: size of the grid. row, col, tile_row, tile_col: int32[n_devices]; alive: bool[n_devices].
-    link_src, link_dst: int32[n_links] (equal for injection and ejection links); link_class: int8[n_links], an index
-    into class_names; bandwidth_bytes_per_s, latency_ps: int64[n_links], per direction.
+    rows, cols: size of the grid. row, col, tile_row, tile_col: int32[n_devices]; alive: bool[n_devices]. Where a system
+    has no tiles, its outermost units of several devices stand for them.
+    link_src, link_dst: int32[n_links], vertices (equal for injection and ejection links); link_class: int8[n_links], an
+    index into class_names; bandwidth_bytes_per_s, latency_ps: int64[n_links], per direction.
     out_link: int32[n_devices, 4], the link that leaves a device to N, E, S, W, or -1.
     injection_link, ejection_link: int32[n_devices], or -1 where a device injects without limit.
     nest: (unit, rows, cols) of the units that the grid is made of, outermost first, in devices; the last is the device.
     multicast, reduction: whether routers fork a message to several devices, and merge those of several into one;
     combine_ps: how much later than the last of its parts the head of a merged packet leaves.
+    switches: what joins the devices, None where links to neighbours do.
     """
 
     rows: int
@@ -52,11 +56,17 @@ class Mesh:
     multicast: bool = False
     reduction: bool = False
     combine_ps: int = 0
+    switches: Switches | None = None
 
     @property
     def n_devices(self) -> int:
         """Number of grid positions, dead ones included."""
         return self.rows * self.cols
+
+    @property
+    def n_vertices(self) -> int:
+        """Number of ends that links may have: devices and switches."""
+        return self.n_devices if self.switches is None else len(self.switches.parent)
 
     @property
     def n_links(self) -> int:
@@ -69,20 +79,30 @@ class Mesh:
             raise InputError(f"there is no device ({row},{col}) in a grid of {self.rows} x {self.cols} devices")
         return row * self.cols + col
 
-    def place(self, device: int) -> str:
-        """Where a device is, in words: "tile 0, die (2,3)"; "tile (0,1), die (2,3)" where there are several tiles."""
+    def place(self, vertex: int) -> str:
+        """Where a device is, in words: "tile 0, die (2,3)"; "tile (0,1), die (2,3)" where there are several tiles.
+
+        Of a switch, the unit whose parts it joins: "node (0,1)".
+        """
+        device, level = (vertex, 0) if vertex < self.n_devices or self.switches is None else (
+            self.switches.home[vertex], self.switches.level[vertex]
+        )
         row, col = divmod(int(device), self.cols)
         words = []
         outer_rows, outer_cols = self.rows, self.cols
-        for unit, rows, cols in self.nest:
+        for unit, rows, cols in self.nest[: len(self.nest) - level]:
             alone = (outer_rows, outer_cols) == (rows, cols)
             words.append(f"{unit} 0" if alone else f"{unit} ({row % outer_rows // rows},{col % outer_cols // cols})")
             outer_rows, outer_cols = rows, cols
         return ", ".join(words)
 
     def direction_of(self, link: int) -> str:
-        """"north", "east", "south" or "west"; "injection" or "ejection" for the links between a device and the mesh."""
+        """"north", "east", "south" or "west"; "injection" or "ejection" for the links between a device and the mesh;
+        "up" or "down" for those to and from a switch.
+        """
         device = int(self.link_src[link])
+        if self.switches is not None and link < 2 * np.count_nonzero(self.switches.up >= 0):
+            return "up" if self.switches.up[device] == link else "down"
         if self.injection_link[device] == link:
             return "injection"
         if self.ejection_link[device] == link:
@@ -90,7 +110,10 @@ class Mesh:
         return _DIRECTIONS[int(np.flatnonzero(self.out_link[device] == link)[0])]
 
     def link_name(self, link: int) -> str:
-        """A link in words: "tile 0, die (2,3) -> east", or "die 0, node (2,3) injection"."""
+        """A link in words: "tile 0, die (2,3) -> east", "node (2,3) injection", "node 0, gpu (2,0) -> switch"."""
         direction = self.direction_of(link)
+        if direction in ("up", "down"):
+            lower = self.place(int((self.link_src if direction == "up" else self.link_dst)[link]))
+            return f"{lower} -> switch" if direction == "up" else f"switch -> {lower}"
         place = self.place(int(self.link_src[link]))
         return f"{place} -> {direction}" if direction in _DIRECTIONS else f"{place} {direction}"

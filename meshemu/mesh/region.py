@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from meshemu.errors import InputError
 from meshemu.mesh.mesh import Mesh
 
-__all__ = ["cut_links", "lookahead_ps", "regions", "split_bounds"]
+__all__ = ["cut_links", "lookahead_ps", "ranks_of_vertices", "regions", "split_bounds"]
 
 
 def split_bounds(n: int, parts: int) -> tuple[int, ...]:
@@ -45,14 +45,20 @@ def regions(mesh_rows: int, mesh_cols: int, n_ranks: int) -> NDArray[np.int32]:
     return blocks.ravel()
 
 
-def cut_links(mesh: Mesh, rank_of_device: NDArray[np.int32]) -> NDArray[np.int64]:
+def ranks_of_vertices(mesh: Mesh, n_ranks: int) -> NDArray[np.int32]:
+    """Rank of every device and switch, int32[n_vertices]: `regions`, and for a switch the rank of its `home`."""
+    rank_of_device = regions(mesh.rows, mesh.cols, n_ranks)
+    return rank_of_device if mesh.switches is None else rank_of_device[mesh.switches.home]
+
+
+def cut_links(mesh: Mesh, rank_of_vertex: NDArray[np.int32]) -> NDArray[np.int64]:
     """Ids of the links whose ends are on different ranks."""
-    return np.flatnonzero(rank_of_device[mesh.link_src] != rank_of_device[mesh.link_dst])
+    return np.flatnonzero(rank_of_vertex[mesh.link_src] != rank_of_vertex[mesh.link_dst])
 
 
-def lookahead_ps(mesh: Mesh, rank_of_device: NDArray[np.int32]) -> int | None:
+def lookahead_ps(mesh: Mesh, rank_of_vertex: NDArray[np.int32]) -> int | None:
     """Least latency of the cut links; None if no link is cut."""
-    latencies = mesh.latency_ps[cut_links(mesh, rank_of_device)]
+    latencies = mesh.latency_ps[cut_links(mesh, rank_of_vertex)]
     return int(latencies.min()) if latencies.size else None
 
 

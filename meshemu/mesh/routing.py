@@ -2,7 +2,7 @@
 
 XY goes along the row first, then along the column; YX the other way round. Where a dead device or link is on the way,
 the message takes a shortest path around it, the same one every time: among shortest paths, each hop prefers the first
-dimension of the order.
+dimension of the order. Where switches join the devices, a message goes up and down their tree, whatever the order.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from meshemu.errors import InputError
 from meshemu.mesh.detour import detour
 from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
+from meshemu.mesh.switches import tree_routes
 
 __all__ = ["Order", "Routes", "routes"]
 
@@ -85,11 +86,12 @@ def _check_pairs(
         raise InputError(f"src and dst must be two lists of one length, not of shapes {src.shape} and {dst.shape}")
     if src.size and not (np.issubdtype(src.dtype, np.integer) and np.issubdtype(dst.dtype, np.integer)):
         raise InputError(f"src and dst must be ids of devices, not {src.dtype} and {dst.dtype}")
+    all_alive = bool(mesh.alive.all())
     for end, ends in (("src", src), ("dst", dst)):
-        if np.any(outside := (ends < 0) | (ends >= mesh.n_devices)):
-            pair = int(np.argmax(outside))
+        if ends.size and (ends.min() < 0 or ends.max() >= mesh.n_devices):
+            pair = int(np.argmax((ends < 0) | (ends >= mesh.n_devices)))
             raise InputError(f"{name(pair)}: {end} {ends[pair]} is not one of the {mesh.n_devices} devices")
-        if np.any(dead := ~mesh.alive[ends.astype(np.int64)]):
+        if not all_alive and np.any(dead := ~mesh.alive[ends.astype(np.int64)]):
             pair = int(np.argmax(dead))
             raise InputError(f"{name(pair)}: {end} {ends[pair]}, {mesh.place(ends[pair])}, is dead")
     if not to_self and np.any(src == dst):
@@ -105,9 +107,10 @@ def _distinct(values: NDArray[np.int64], bound: int) -> tuple[NDArray[np.int64],
     if bound > 16 * len(values):
         keys, index = np.unique(values, return_inverse=True)
         return keys, index.astype(np.int32)
-    place = np.zeros(bound, np.int32)
-    place[values] = 1
-    keys = np.flatnonzero(place)
+    present = np.zeros(bound, np.bool_)
+    present[values] = True
+    keys = np.flatnonzero(present)
+    place = np.empty(bound, np.int32)
     place[keys] = np.arange(len(keys), dtype=np.int32)
     return keys, place[values]
 
@@ -120,6 +123,10 @@ def _walk(
     A route is four runs through the table `links`: injection, first leg, second leg, ejection. Each run starts at an
     entry and goes on by a constant stride.
     """
+    if mesh.switches is not None:
+        legs = tree_routes(mesh.switches, src, dst)
+        columns = np.stack([mesh.injection_link[src], *legs, mesh.ejection_link[dst]], axis=1)
+        return np.count_nonzero(columns >= 0, axis=1), columns[columns >= 0]
     row, col = mesh.row[src].astype(np.int64), mesh.col[src].astype(np.int64)
     down, right = mesh.row[dst] - row, mesh.col[dst] - col
     rows = (np.where(down > 0, SOUTH, NORTH), np.sign(down) * mesh.cols, np.abs(down))

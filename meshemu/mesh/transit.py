@@ -14,10 +14,11 @@ from meshemu.errors import InputError
 from meshemu.mesh.mesh import Mesh
 from meshemu.mesh.routing import Routes
 
-__all__ = ["LARGEST_PS", "link_rates", "message_ps", "rate", "serialisation_ps"]
+__all__ = ["LARGEST_PS", "check_links", "link_rates", "message_ps", "rate", "serialisation_ps"]
 
 LARGEST_PS = 2**62
 _LARGEST_DENOMINATOR = 10**6
+_LARGEST_BANDWIDTH = 10**18
 
 
 def rate(bandwidth_bytes_per_s: int) -> tuple[int, int]:
@@ -33,8 +34,23 @@ def rate(bandwidth_bytes_per_s: int) -> tuple[int, int]:
     return fraction.numerator, fraction.denominator
 
 
+def check_links(mesh: Mesh) -> None:
+    """Raise InputError, naming the first link concerned, for bandwidths and latencies that cannot be timed."""
+    for name, values, least, most in (
+        ("bandwidth_bytes_per_s", mesh.bandwidth_bytes_per_s, 1, _LARGEST_BANDWIDTH),
+        ("latency_ps", mesh.latency_ps, 0, LARGEST_PS),
+    ):
+        fits = (values >= least) & (values <= most)
+        if not fits.all():
+            link = int(np.argmin(fits))
+            bound = f"at least {least}" if not values[link] > most else f"at most {most}"
+            ends = f"device {mesh.link_src[link]} -> device {mesh.link_dst[link]}"
+            raise InputError(f"link {link} ({ends}): {name} = {values[link]} must be {bound}")
+
+
 def link_rates(mesh: Mesh) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(num, den) of every link of a mesh, int64[n_links] each."""
+    """(num, den) of every link of a mesh, int64[n_links] each. Raises InputError as `check_links` does."""
+    check_links(mesh)
     distinct, inverse = np.unique(mesh.bandwidth_bytes_per_s, return_inverse=True)
     rates = np.array([rate(int(bandwidth)) for bandwidth in distinct], np.int64).reshape(-1, 2)
     return rates[inverse, 0], rates[inverse, 1]
@@ -58,8 +74,9 @@ def message_ps(mesh: Mesh, routes: Routes, size_bytes: ArrayLike) -> NDArray[np.
     """Contention-free cut-through time of each message, int64[n_messages].
 
     The sum of the latencies on its route and the serialisation at its slowest link. size_bytes: one per message, or
-    one for all.
+    one for all. Raises InputError as `check_links` does.
     """
+    check_links(mesh)
     sizes = np.broadcast_to(np.asarray(size_bytes, np.int64), routes.index.shape)
     if routes.n_routes == 0:
         return np.zeros(0, np.int64)

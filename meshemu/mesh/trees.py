@@ -151,6 +151,10 @@ def _backward(mesh: Mesh) -> Ints:
         link = mesh.out_link[:, direction]
         link = link[link >= 0]
         back[link] = mesh.out_link[mesh.link_dst[link], (direction + 2) % 4]
+    if mesh.switches is not None:
+        joined = mesh.switches.up >= 0
+        back[mesh.switches.up[joined]] = mesh.switches.down[joined]
+        back[mesh.switches.down[joined]] = mesh.switches.up[joined]
     ports = mesh.injection_link >= 0
     back[mesh.injection_link[ports]] = mesh.ejection_link[ports]
     back[mesh.ejection_link[ports]] = mesh.injection_link[ports]

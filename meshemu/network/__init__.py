@@ -1,9 +1,9 @@
 """The timing engine: virtual time of messages and ops on links and units, under contention."""
 
+from meshemu.hardware import Router
 from meshemu.network.ideal import LoneMessages, contention_free, lone_messages
 from meshemu.network.modes import Disagreement, compare_modes
 from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, RankCounters, Timeline, Timing
-from meshemu.network.router import Router
 from meshemu.network.summary import StepSummary, step_summary
 from meshemu.network.timing import simulate_messages, time_program
 

@@ -27,11 +27,12 @@ def integers(name: str, values: ArrayLike, row: str, least: int | None = None) -
         raise InputError(f"{name} must be one list of integers, not {array.dtype} of shape {array.shape}")
     if least is None:
         return array
-    for wrong, bound in ((array < least, f"least {least}"), (array > LARGEST, "most 2**62")):
-        if wrong.any():
-            at = int(np.argmax(wrong))
-            raise InputError(f"{row} {at}: {name} = {array.flat[at]} must be at {bound}")
-    return array.astype(np.int64)
+    if array.size and (array.min() < least or array.max() > LARGEST):
+        for wrong, bound in ((array < least, f"least {least}"), (array > LARGEST, "most 2**62")):
+            if wrong.any():
+                at = int(np.argmax(wrong))
+                raise InputError(f"{row} {at}: {name} = {array.flat[at]} must be at {bound}")
+    return array.astype(np.int64, copy=False)
 
 
 def packet_size(packet_bytes: object) -> int:
@@ -47,14 +48,13 @@ def packet_size(packet_bytes: object) -> int:
 
 def check_ends(mesh: Mesh, src: NDArray[Any], dst: NDArray[Any], to_self: bool) -> None:
     """Raise InputError, with the row, for what is no live device and, unless `to_self`, for one at both ends."""
+    all_alive = bool(mesh.alive.all())
     for name, device in (("src", src), ("dst", dst)):
-        outside = (device < 0) | (device >= mesh.n_devices)
-        if outside.any():
-            at = int(np.argmax(outside))
+        if device.size and (device.min() < 0 or device.max() >= mesh.n_devices):
+            at = int(np.argmax((device < 0) | (device >= mesh.n_devices)))
             raise InputError(f"row {at}: {name} = {device[at]} is no device, 0 <= {name} < {mesh.n_devices}")
-        dead = ~mesh.alive[device.astype(np.int64)]
-        if dead.any():
-            at = int(np.argmax(dead))
+        if not all_alive and not mesh.alive[device.astype(np.int64)].all():
+            at = int(np.argmin(mesh.alive[device.astype(np.int64)]))
             raise InputError(f"row {at}: {name} = {device[at]} is dead ({mesh.place(int(device[at]))})")
     if not to_self and (src == dst).any():
         at = int(np.argmax(src == dst))

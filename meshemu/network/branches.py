@@ -98,11 +98,11 @@ def no_branches() -> Branches:
     return Branches(none, none, np.zeros((0, BRANCH_FIELDS), np.int64), none, none, none, none, none)
 
 
-def owned(found: Branches, mesh: Mesh, rank_of_device: NDArray[np.int32]) -> Ints:
+def owned(found: Branches, mesh: Mesh, rank_of_vertex: NDArray[np.int32]) -> Ints:
     """The table with the rank of the device where each branch comes out."""
     table = found.table.copy()
     linked = found.link >= 0
-    table[linked, OWNER] = rank_of_device[mesh.link_dst[found.link[linked]]]
+    table[linked, OWNER] = rank_of_vertex[mesh.link_dst[found.link[linked]]]
     return table
 
 

@@ -1,8 +1,11 @@
 """How the kernels are compiled, and kept.
 
+A kernel is what Python calls: it is compiled on first use and kept on disk. What it is made of is compiled into it, and
+costs nothing once that is done: no entry from Python, no code on disk, nothing to load.
+
 numba keeps compiled code beside the source and renews it when the file of the function changes, but not when another
-file changes whose functions or constants it has built in. So the name under which a function is kept carries a digest
-of all that went into it.
+file changes whose functions or constants it has built in. So the name under which a kernel is kept carries a digest of
+all that went into it.
 """
 
 import builtins
@@ -12,31 +15,38 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 from numba import njit
+from numba.extending import register_jitable
 
-__all__ = ["compiled", "inlined"]
+__all__ = ["compiled", "kernel"]
 
 F = TypeVar("F", bound=Callable[..., object])
 
+# Integer division does not check for zero: no link has a zero `den`. Arrays are not reference counted, which would take
+# more time than the model: the caller holds them all, and no kernel makes one. All calls are inlined, by LLVM: numba's
+# own inlining, which copies before types are known, gives the same speed and takes longer. No entries from C.
+_OPTIONS: dict[str, Any] = {
+    "nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True, "no_cfunc_wrapper": True
+}  # fmt: skip
+
+
+def kernel(function: F) -> F:
+    """Compile on first use, kept on disk. What the function names must be defined before it."""
+    return cast(F, njit(cache=True, **_OPTIONS)(_named(function)))
+
 
 def compiled(function: F) -> F:
-    """Compile on first use, kept on disk. What the function names must be defined before it.
+    """The same for a function that only kernels call: from Python it stays a plain function.
 
-    Integer division does not check for zero: no link has a zero `den`. Arrays are not reference counted, which would
-    take more time than the model: the caller holds them all, and no kernel makes one.
+    So it is neither kept nor loaded on its own, and not compiled anew for arguments that are constants.
     """
-    return _kept(function, {})
+    return register_jitable(no_cpython_wrapper=True, **_OPTIONS)(_named(function))
 
 
-def inlined(function: F) -> F:
-    """The same for a function that is copied into its callers: to pass all arrays of the engine costs 100 ns a call."""
-    return _kept(function, {"inline": "always"})
-
-
-def _kept(function: F, more: dict[str, Any]) -> F:
-    options = {"cache": True, "nogil": True, "error_model": "numpy", "_nrt": False, "forceinline": True, **more}
-    ingredients = [str(options), *_ingredients(function)]
+def _named(function: F) -> F:
+    """The function, its name extended by the digest of what it is compiled from."""
+    ingredients = [str(_OPTIONS), *_ingredients(function)]
     function.__qualname__ += "_" + hashlib.sha256("\n".join(ingredients).encode()).hexdigest()[:16]
-    return cast(F, njit(**options)(function))
+    return function
 
 
 def _ingredients(function: Callable[..., object]) -> Iterator[str]:

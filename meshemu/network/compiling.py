@@ -11,7 +11,7 @@ from meshemu.network.kernels import run
 __all__ = ["compiled_once", "notice"]
 
 PATIENCE_S = 1.0  # to load compiled code takes less
-NOTICE = "meshemu: compiling the timing engine, once for this version and machine (about 20 s)"
+NOTICE = "meshemu: compiling the timing engine, once for this version and machine (10 to 20 s)"
 
 
 def compiled_once(first_use: Callable[[], None], comm: Comm | None) -> None:

@@ -34,8 +34,8 @@ NO_ROWS = np.zeros((0, ROW), np.int64)
 class Region:
     """State of one rank; `state` holds zeros for all that other ranks own.
 
-    n_devices, n_waiting (events that each op waits for, int64[n_ops]) and own (bool[n_ops]) describe the work; n_bins
-    is the number of timeline bins, 0 for none.
+    n_devices, n_waiting (events that each op waits for, int64[n_ops], which the region takes over and counts down) and
+    own (bool[n_ops]) describe the work; n_bins is the number of timeline bins, 0 for none.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Region:
             unit_free=np.zeros((n_devices, 2), np.int64),
             depart=np.zeros(n_messages, np.int64),
             arrival=np.zeros(n_messages, np.int64),
-            waiting=n_waiting.copy(),
+            waiting=n_waiting,
             ready=np.zeros(n_ops, np.int64),
             start=np.zeros(n_ops, np.int64),
             end=np.zeros(n_ops, np.int64),
@@ -76,12 +76,13 @@ class Region:
         )
         self.state.scalar[fields.ROOM] = room
         begin(work, self.state, np.flatnonzero(own & (n_waiting == 0)))
-        self.run(0)
 
     @property
-    def next_time(self) -> int:
-        """Time of the first pending event, NEVER if there is none."""
-        return int(self.state.scalar[fields.NEXT_TIME])
+    def effect(self) -> int:
+        """A time before which nothing that is pending has an effect on other ranks, NEVER if it has none (0 before the
+        first `run`).
+        """
+        return int(self.state.scalar[fields.EFFECT])
 
     def run(self, horizon: int, rows: Ints = NO_ROWS) -> None:
         """Take in event rows from other ranks, none of them before an event that has run; run all before `horizon`."""
@@ -96,7 +97,10 @@ class Region:
             self._grow(0)
 
     def take_outgoing(self) -> Ints:
-        """Rows [time, key, where, tail, rank] that have crossed to other ranks since the last call; a view."""
+        """Rows [time, key, where, tail, rank, effect] that have crossed to other ranks since the last call; a view.
+
+        effect: a time before which the row has none elsewhere than on that rank.
+        """
         n = self.state.scalar[fields.OUT]
         self.state.scalar[fields.OUT] = 0
         return self.state.out[:n]

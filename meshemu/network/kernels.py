@@ -6,7 +6,7 @@ again, uncompiled and event by event. What makes it fast has modules of its own:
 """
 
 from meshemu.network.branching import enter_branch, meet
-from meshemu.network.compiled import compiled, inlined
+from meshemu.network.compiled import compiled, kernel
 from meshemu.network.events import (
     ARRIVED,
     BRANCH,
@@ -28,13 +28,13 @@ from meshemu.network.heap import pop, push, replace
 from meshemu.network.link_statistics import enter
 from meshemu.network.ops import arrive, end_op, start_op
 from meshemu.network.outlets import follow, join_line, send_out
+from meshemu.network.reach import foresee
 from meshemu.network.state import (
     EVENTS,
     FREE,
     HEAP,
     LINE_FREE,
     NEXT_START,
-    NEXT_TIME,
     NONE,
     OPEN,
     OPEN_START,
@@ -66,7 +66,7 @@ def _accept(work: Work, state: State, rows: Ints) -> None:
             push(state.heap, state.scalar, rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3])
 
 
-@compiled
+@kernel
 def finish(network: Network, work: Work, state: State, packet_bytes: int) -> bool:
     """Settle what is open after the last event. False if it stopped early because the pool must grow."""
     for link_id in range(len(state.link)):
@@ -77,7 +77,7 @@ def finish(network: Network, work: Work, state: State, packet_bytes: int) -> boo
     return True
 
 
-@inlined
+@compiled
 def _hand_on(
     network: Network, state: State, rank: int, root: bool, position: int, time: int, key: int, kind: int, tail: int,
     last_time: int,
@@ -99,7 +99,7 @@ def _hand_on(
     return root
 
 
-@inlined
+@compiled
 def _message(
     network: Network, work: Work, state: State, packet_bytes: int, rank: int, root: bool, position: int, time: int,
     key: int,
@@ -124,7 +124,7 @@ def _message(
     return root
 
 
-@inlined
+@compiled
 def _train(
     network: Network, work: Work, state: State, packet_bytes: int, rank: int, root: bool, position: int, time: int,
     key: int, into: int,
@@ -156,7 +156,7 @@ def _train(
     return root
 
 
-@inlined
+@compiled
 def _packet(
     network: Network, work: Work, state: State, packet_bytes: int, rank: int, root: bool, position: int, time: int,
     key: int, tail: int,
@@ -175,13 +175,14 @@ def _packet(
     return root
 
 
-@compiled
+@kernel
 def run(
     network: Network, work: Work, state: State, rows: Ints, packet_bytes: int, rank: int, horizon: int
 ) -> bool:
     """Take in event rows from other ranks and run the events before `horizon`.
 
-    False if it stopped early because the heap, outbox or a pool must grow; scalar[NEXT_TIME] is up to date otherwise.
+    False if it stopped early because the heap, outbox or a pool must grow. With several ranks it says, when it is done,
+    when others can feel what is pending.
     """
     _accept(work, state, rows)
     heap, out, scalar, starts = state.heap, state.out, state.scalar, work.start
@@ -196,12 +197,10 @@ def run(
             if not root:
                 key, where, tail = starts[next_start, 1], starts[next_start, 2], starts[next_start, 3]
         elif not root:
-            scalar[NEXT_TIME] = NEVER
             break
         if root:  # the event stays at the root of the heap, where it is in nobody's way, until another replaces it
             time, key, where, tail = heap[0], heap[1], heap[2], heap[3]
         if time >= horizon:
-            scalar[NEXT_TIME] = time
             break
         full = n + scalar[ROOM] > heap_room or scalar[OUT] > out_room
         if full or scalar[QUEUE_FREE] < 0 or scalar[LINE_FREE] < 0:
@@ -283,4 +282,6 @@ def run(
                 send_out(out, scalar, arrival, message, ARRIVED, arrival, work.dst_owner[message])
         if first and work.send_op[message] >= 0:
             end_op(work, state, work.send_op[message], end)
+    if done and len(network.reach) > 0:
+        foresee(network, work, state, packet_bytes)
     return done

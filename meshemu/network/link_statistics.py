@@ -1,6 +1,6 @@
 """What a link notes of the packets that enter it: how many wait, and when it is busy. Compiled."""
 
-from meshemu.network.compiled import compiled, inlined
+from meshemu.network.compiled import compiled, kernel
 from meshemu.network.events import Ints
 from meshemu.network.state import (
     BUSY,
@@ -34,7 +34,7 @@ def _widen_bins(link: Ints, bins: Ints, shift: int) -> None:
         bins[b >> merge] += busy
 
 
-@compiled
+@kernel
 def widen_all_bins(links: Ints, busy_bins: Ints, shift: int) -> None:
     """Make the bins of every link 2**shift ps wide."""
     for link_id in range(len(links)):
@@ -90,7 +90,7 @@ def enqueue(link: Ints, queue: Ints, free: int, arrival: int, start: int) -> int
     return free
 
 
-@inlined
+@compiled
 def enter(state: State, link_id: int, time: int, start: int, end: int, size: int, packets: int) -> None:
     """Note that packets of together `size` bytes, whose head came in at `time`, keep a link busy from start to end."""
     link, scalar = state.link[link_id], state.scalar

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from meshemu.hardware import Router
 from meshemu.network.events import Ints
 from meshemu.network.results import MessageTimes, Timing
-from meshemu.network.router import Router
 
 __all__ = ["Disagreement", "compare_modes"]
 

@@ -3,7 +3,10 @@
 The end of an op or of a message is known when it starts, so it is passed on at once and needs no event.
 """
 
-from meshemu.network.compiled import compiled
+import numpy as np
+from numpy.typing import NDArray
+
+from meshemu.network.compiled import compiled, kernel
 from meshemu.network.events import OP_KEYS, PACKET_BITS, Ints
 from meshemu.network.heap import push
 from meshemu.network.state import DEPTH, ROOM, State, Work
@@ -13,18 +16,22 @@ __all__ = ["arrive", "begin", "end_op", "invert", "start_op"]
 SEND, RECV, REDUCE = 1, 2, 3  # values of program.OpKind, as constants that the compiler sees
 
 
-@compiled
-def invert(ptr: Ints, target: Ints, out_ptr: Ints, out: Ints) -> None:
-    """Reverse a graph in CSR form: write for each target the sources that name it, ascending.
+@kernel
+def invert(ptr: Ints, target: Ints, own: NDArray[np.bool_], out_ptr: Ints, out: Ints) -> None:
+    """Reverse a graph in CSR form: write for each target the sources that name it, ascending, of sources that are own.
 
     out_ptr: int64[n_targets + 2], zeros; its first n_targets + 1 entries become the pointers into `out`, which is as
     long as `target`.
     """
-    for entry in range(len(target)):
-        out_ptr[target[entry] + 2] += 1
+    for source in range(len(ptr) - 1):
+        if own[source]:
+            for entry in range(ptr[source], ptr[source + 1]):
+                out_ptr[target[entry] + 2] += 1
     for node in range(2, len(out_ptr)):
         out_ptr[node] += out_ptr[node - 1]
     for source in range(len(ptr) - 1):
+        if not own[source]:
+            continue
         for entry in range(ptr[source], ptr[source + 1]):
             node = target[entry]
             out[out_ptr[node + 1]] = source
@@ -65,7 +72,7 @@ def _pass_on(work: Work, state: State) -> None:
                 _release(work, state, successor)
 
 
-@compiled
+@kernel
 def begin(work: Work, state: State, first: Ints) -> None:
     """Release the ops of this rank that wait for nothing, `first`. Called once, before the loop."""
     for i in range(len(first)):

@@ -7,12 +7,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meshemu.errors import InputError
-from meshemu.mesh import Mesh, Order, Routes, link_rates, routes
+from meshemu.mesh import Mesh, Order, Routes, cut_links, link_rates, routes
 from meshemu.network.arguments import LARGEST, check_ends, integers, packet_size
 from meshemu.network.branches import Branches, branches, no_branches, owned
 from meshemu.network.checks import check_program
-from meshemu.network.events import KIND_BITS, MAX_PACKETS, PACKET_BITS, SINGLE
+from meshemu.network.events import EVENT, KIND_BITS, MAX_PACKETS, PACKET_BITS, SINGLE
 from meshemu.network.ops import invert
+from meshemu.network.reach import find_reach
 from meshemu.network.row_order import row_order
 from meshemu.network.state import Network, Work
 from meshemu.program.ir import Program
@@ -113,21 +114,23 @@ def program_job(program: Program, mesh: Mesh, duration_ps: ArrayLike, packet_byt
         raise InputError(f"duration_ps has shape {duration.shape}, the Program has {program.n_ops} ops")
     if program.n_devices != mesh.n_devices:
         raise InputError(f"the Program is for {program.n_devices} devices, the mesh has {mesh.n_devices}")
-    check_program(program)
+    has_trees = check_program(program)
     size = integers("size_bytes", program.size_bytes, "message", 1)
     num, den = link_rates(mesh)
-    found = message_trees(program)
-    forking = branches(found, routed_trees(program, mesh, found, order)) if found.n_trees else no_branches()
-    alone = np.flatnonzero(found.alone)
-    departs_with, arrives_with = np.arange(program.n_messages), np.arange(program.n_messages)
-    departs_with[forking.member], arrives_with[forking.member] = forking.departs_with, forking.arrives_with
+    alone = departs_with = arrives_with = np.arange(program.n_messages)
+    src, dst, forking = program.src, program.dst, no_branches()
+    if has_trees:
+        found = message_trees(program)
+        forking = branches(found, routed_trees(program, mesh, found, order))
+        alone = np.flatnonzero(found.alone)
+        src, dst = src[alone], dst[alone]
+        departs_with, arrives_with = departs_with.copy(), arrives_with.copy()
+        departs_with[forking.member], arrives_with[forking.member] = forking.departs_with, forking.arrives_with
     return _checked(
         Job(
             mesh=mesh,
             alone=alone,
-            routes=routes(
-                mesh, program.src[alone], program.dst[alone], order, name=lambda i: f"message {alone[i]}"
-            ),
+            routes=routes(mesh, src, dst, order, name=lambda i: f"message {alone[i]}"),
             branches=forking,
             src=program.src,
             dst=program.dst,
@@ -161,55 +164,81 @@ def _in_order(job: Job) -> Job:
     )
 
 
-def network_of(job: Job, rank_of_device: NDArray[np.int32]) -> Network:
-    """Links and routes for the kernels; a link belongs to the rank of its source device."""
+def network_of(job: Job, rank_of_vertex: NDArray[np.int32], lookahead: int | None) -> Network:
+    """Links and routes for the kernels; a link belongs to the rank of its source device.
+
+    lookahead: least latency in ps of the links between ranks, None if there are none.
+    """
+    mesh, n_branches = job.mesh, len(job.branches.link)
+    latency = _writable(mesh.latency_ps, np.int64)
+    route_links = np.concatenate((job.branches.link, _closed(job.routes)))
+    reach, onward = np.zeros((2, 0 if lookahead is None else len(route_links)), np.int64)
+    if lookahead is not None:
+        is_cut = np.zeros(mesh.n_links, np.int64)
+        is_cut[cut_links(mesh, rank_of_vertex)] = 1
+        find_reach(route_links, n_branches, latency, is_cut, np.zeros(mesh.n_links, np.int64), reach, onward)
     return Network(
         num=job.num,
         den=job.den,
-        latency=_writable(job.mesh.latency_ps, np.int64),
-        owner=rank_of_device[job.mesh.link_src].astype(np.int64),
-        route_links=np.concatenate((job.branches.link, _closed(job.routes))),
-        branch=owned(job.branches, job.mesh, rank_of_device),
+        latency=latency,
+        owner=rank_of_vertex[mesh.link_src].astype(np.int64),
+        route_links=route_links,
+        branch=owned(job.branches, job.mesh, rank_of_vertex),
         combine=int(job.mesh.combine_ps),
+        reach=reach,
+        onward=onward,
+        lookahead=0 if lookahead is None else lookahead,
     )
 
 
-def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int) -> Work:
-    """Messages and ops for the kernels of one rank."""
+def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int, own: NDArray[np.bool_]) -> Work:
+    """Messages and ops for the kernels of one rank; own: bool[n_ops], which ops are of its devices.
+
+    Of the others' ops there are no successors.
+    """
     program, n = job.program, len(job.size_bytes)
     first = len(job.branches.link) + job.routes.route_ptr[:-1] + np.arange(job.routes.n_routes)
-    flow, where = np.arange(n), np.empty(n, np.int64)
-    where[job.alone] = first[job.routes.index] << KIND_BITS | SINGLE
-    flow[job.branches.member], where[job.branches.member] = job.branches.flow, job.branches.where
+    where = (first << KIND_BITS | SINGLE)[job.routes.index]
+    flow = np.arange(n)
+    if len(job.branches.member):
+        of_route, where = where, np.empty(n, np.int64)
+        where[job.alone] = of_route
+        flow[job.branches.member], where[job.branches.member] = job.branches.flow, job.branches.where
+    owner = rank_of_device[job.dst].astype(np.int64) if rank_of_device.any() else np.zeros(n, np.int64)
+    none = np.zeros(0, np.int64)
     if program is None:
-        none = np.full(n, -1, np.int64)
-        own = np.flatnonzero(rank_of_device[job.src] == rank)
-        start = np.stack([job.ready_ps[own], own << PACKET_BITS, where[own], job.ready_ps[own]], axis=1)
-        successor_ptr, successor = np.zeros(2, np.int64), np.zeros(0, np.int64)
-    else:
-        start = np.zeros((0, 4), np.int64)
-        dep_ptr, dep = _writable(program.dep_ptr, np.int64), _writable(program.dep, np.int64)
-        successor_ptr, successor = np.zeros(program.n_ops + 2, np.int64), np.empty(len(dep), np.int64)
-        invert(dep_ptr, dep, successor_ptr, successor)
+        sent = np.flatnonzero(rank_of_device[job.src] == rank)
+        start = np.stack([job.ready_ps[sent], sent << PACKET_BITS, where[sent], job.ready_ps[sent]], axis=1)
+        nothing = np.full(n, -1, np.int64)
+        return Work(
+            size=_writable(job.size_bytes, np.int64), flow=flow, where=where, send_op=nothing, recv_op=nothing,
+            dst_owner=owner, kind=none.astype(np.int8), device=none.astype(np.int32), duration=none, message=none,
+            successor_ptr=np.zeros(2, np.int64), successor=none, start=np.ascontiguousarray(start),
+        )
+    dep_ptr, dep = _writable(program.dep_ptr, np.int64), _writable(program.dep, np.int64)
+    successor_ptr, successor = np.zeros(program.n_ops + 2, np.int64), np.empty(len(dep), np.int64)
+    invert(dep_ptr, dep, own, successor_ptr, successor)
     return Work(
         size=_writable(job.size_bytes, np.int64),
         flow=flow,
         where=where,
-        send_op=none if program is None else _writable(program.send_op, np.int64),
-        recv_op=none if program is None else _writable(program.recv_op, np.int64),
-        dst_owner=rank_of_device[job.dst].astype(np.int64),
-        kind=_writable(np.zeros(0) if program is None else program.kind, np.int8),
-        device=_writable(np.zeros(0) if program is None else program.device, np.int32),
+        send_op=_writable(program.send_op, np.int64),
+        recv_op=_writable(program.recv_op, np.int64),
+        dst_owner=owner,
+        kind=_writable(program.kind, np.int8),
+        device=_writable(program.device, np.int32),
         duration=_writable(job.duration_ps, np.int64),
-        message=_writable(np.zeros(0) if program is None else program.message, np.int64),
+        message=_writable(program.message, np.int64),
         successor_ptr=successor_ptr,
         successor=successor,
-        start=np.ascontiguousarray(start),
+        start=np.zeros((0, EVENT), np.int64),
     )
 
 
 def _writable(values: NDArray[Any], dtype: type[Integer]) -> NDArray[Integer]:
     """Contiguous and writable: the compiler would make a second version of each kernel for read-only arrays."""
+    if values.dtype == dtype and values.flags.carray:
+        return values
     return np.require(values, dtype, ["C", "W"])
 
 
@@ -225,14 +254,15 @@ def _checked(job: Job) -> Job:
     """Raises InputError, naming the row, if a time or a packet index could leave its integer type."""
     row = "message" if job.program else "row"
     size = job.size_bytes
-    longest = int(np.argmax(size)) if len(size) else 0
-    most_packets = -(-int(size[longest]) // job.packet_bytes) if len(size) else 0
+    largest = int(size.max(initial=0))
+    most_packets = -(-largest // job.packet_bytes)
     if most_packets >= MAX_PACKETS:
+        longest = int(np.argmax(size))
         raise InputError(
             f"{row} {longest}: {size[longest]} bytes / packet_bytes {job.packet_bytes} = {most_packets} packets, "
             f"at most {MAX_PACKETS - 1} are possible"
         )
-    if float(size.max(initial=0)) * float(job.num.max(initial=0)) >= LARGEST_PS:
+    if float(largest) * float(job.num.max(initial=0)) >= LARGEST_PS:
         slowest = _slowest(job)
         product = slowest * size.astype(np.float64)
         at = int(np.argmax(product)) if len(size) else 0
@@ -240,6 +270,8 @@ def _checked(job: Job) -> Job:
             raise InputError(
                 f"{row} {at}: {size[at]} bytes x {slowest[at]} (numerator of the slowest link's ps per byte) >= 2**62"
             )
+    if _surely_fits(job, largest):
+        return job
     alone_ps = _alone(job)
     total = float(alone_ps.sum()) + float(job.ready_ps.max(initial=0)) + float(job.duration_ps.sum(dtype=np.float64))
     if total >= LARGEST_PS:
@@ -251,6 +283,16 @@ def _checked(job: Job) -> Job:
             "at most 2**62 can be timed"
         )
     return job
+
+
+def _surely_fits(job: Job, largest: int) -> bool:
+    """Whether all messages and ops one after the other fit in LARGEST_PS, by a bound that is quick to find."""
+    slowest = float((job.num / job.den).max(initial=0)) + 1
+    per_link = slowest * largest + float(job.mesh.latency_ps.max(initial=0)) + job.mesh.combine_ps
+    longest_route = int(np.diff(job.routes.route_ptr).max(initial=0)) + len(job.branches.link)
+    ops_ps = float(job.duration_ps.max(initial=0)) * len(job.duration_ps)
+    total = per_link * longest_route * len(job.size_bytes) + float(job.ready_ps.max(initial=0)) + ops_ps
+    return bool(total < LARGEST_PS)
 
 
 def _slowest(job: Job) -> Ints:

@@ -13,6 +13,7 @@ __all__ = [
     "COPY",
     "DEPARTS",
     "DEPTH",
+    "EFFECT",
     "EVENTS",
     "FREE",
     "HEAP",
@@ -31,7 +32,6 @@ __all__ = [
     "LINE_TIME",
     "LINK_FIELDS",
     "NEXT_START",
-    "NEXT_TIME",
     "NONE",
     "ONWARD",
     "ONWARD_LAST",
@@ -78,8 +78,8 @@ OPEN_FIRST, OPEN_POSITION, OPEN_IN, OPEN_OUT, OPEN_HEAD, OPEN_START, SHIFT, LINK
 
 # Entries of `State.scalar`: events in the heap, first free entry of `queue` and of `line`, next row of `Work.start`,
 # rows in the outbox, events for which the heap keeps room since their ops are not yet in it, ops on the stack, events
-# and packet hops done, time of the first event that is pending.
-HEAP, QUEUE_FREE, LINE_FREE, NEXT_START, OUT, ROOM, DEPTH, EVENTS, HOPS, NEXT_TIME, SCALARS = range(11)
+# and packet hops done, a time before which nothing that is pending has an effect on other ranks (see `reach`).
+HEAP, QUEUE_FREE, LINE_FREE, NEXT_START, OUT, ROOM, DEPTH, EVENTS, HOPS, EFFECT, SCALARS = range(11)
 
 # Columns of `Network.branch` (see `branching`). Of a branch: the next branch that takes a copy of what enters this one;
 # `where` of the event of a packet that comes out of it, for all but the last packet and for the last one (that of a
@@ -98,6 +98,8 @@ class Network(NamedTuple):
     num, den: link rate in ps per byte as a fraction; latency: ps; owner: rank that owns the link; int64[n_links].
     route_links: link ids, first of the branches of trees (-1: no link, an input that a device feeds itself), then of
     all routes in order, each route closed by -1. branch: [n_branches, BRANCH_FIELDS]; combine: ps that a merge takes.
+    reach, onward: of every position in route_links, how soon it is felt on other ranks and how far its end is (see
+    `reach`), both empty where one rank runs alone; lookahead: ps.
     """
 
     num: Ints
@@ -107,10 +109,13 @@ class Network(NamedTuple):
     route_links: Ints
     branch: Ints
     combine: int
+    reach: Ints
+    onward: Ints
+    lookahead: int
 
 
 class Work(NamedTuple):
-    """Messages and ops, the same on every rank but `start`.
+    """Messages and ops, the same on every rank but `start` and the successors.
 
     Messages: size in bytes; flow: id under which it travels; where: of the event with which it starts; send_op, recv_op
     (-1: none); dst_owner: rank of the destination. Ops: kind int8, device int32, duration ps, message, successors as
@@ -139,7 +144,7 @@ class State(NamedTuple):
     link: [n_links, LINK_FIELDS]; unit_free: [n_devices, 2], compute and communication unit; per message depart,
     arrival;
     waiting: events that an op still waits for; ready, start, end per op; busy_bins: [n_links, n_bins];
-    heap: EVENT numbers per event, a binary heap; out: rows of an event and the rank it is for; queue: [n, 2],
+    heap: EVENT numbers per event, a binary heap; out: rows as in `events.ROW`; queue: [n, 2],
     lists of the start times of waiting packets; line: [n, 5], lists of events, the next entry in column 0;
     input: [n_branches, INPUT_FIELDS], whose lists are in `line` too;
     stack: scratch, one entry per op; scalar: [SCALARS].

@@ -8,14 +8,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from meshemu.comm import Comm
 from meshemu.errors import InputError, MeshemuError, ScheduleError
-from meshemu.mesh import Mesh, Order, lookahead_ps, regions
+from meshemu.hardware import Router
+from meshemu.mesh import Mesh, Order, lookahead_ps, ranks_of_vertices
 from meshemu.network import state as fields
 from meshemu.network.compiling import compiled_once
 from meshemu.network.credit import BackPressure, back_pressure, run_routers
 from meshemu.network.engine import Region
 from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of
 from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, RankCounters, Timeline, Timing
-from meshemu.network.router import Router
 from meshemu.network.window import WindowCounts, run_windows
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import OpKind, Program
@@ -115,11 +115,11 @@ def _simulate(job: Job, n_bins: int, comm: Comm | None, pressure: BackPressure |
         raise InputError(f"timeline_bins = {n_bins} must be at least 0")
     compiled_once(lambda: _first_use(job.mesh), comm)
     if comm is None or comm.size == 1:
-        return _run(job, np.zeros(job.mesh.n_devices, np.int32), n_bins, None, None, pressure)
-    rank_of_device = regions(job.mesh.rows, job.mesh.cols, comm.size)
-    lookahead = lookahead_ps(job.mesh, rank_of_device)
+        return _run(job, np.zeros(job.mesh.n_vertices, np.int32), n_bins, None, None, pressure)
+    rank_of_vertex = ranks_of_vertices(job.mesh, comm.size)
+    lookahead = lookahead_ps(job.mesh, rank_of_vertex)
     if lookahead != 0 and pressure is None:
-        return _run(job, rank_of_device, n_bins, comm, lookahead, None)
+        return _run(job, rank_of_vertex, n_bins, comm, lookahead, None)
     return _on_first_rank(job, n_bins, comm, pressure)
 
 
@@ -140,23 +140,25 @@ def _on_first_rank(job: Job, n_bins: int, comm: Comm, pressure: BackPressure | N
 def _first_use(mesh: Mesh) -> None:
     """Use every kernel once, on a Program without ops."""
     job = program_job(ProgramBuilder(mesh.n_devices).build(), mesh, [], 1, "xy")
-    _run(job, np.zeros(mesh.n_devices, np.int32), 1, None, None, None)
+    _run(job, np.zeros(mesh.n_vertices, np.int32), 1, None, 1, None)
 
 
 def _run(
-    job: Job, rank_of_device: NDArray[np.int32], n_bins: int, comm: Comm | None, lookahead: int | None,
+    job: Job, rank_of_vertex: NDArray[np.int32], n_bins: int, comm: Comm | None, lookahead: int | None,
     pressure: BackPressure | None,
 ) -> _Outcome:
     rank = 0 if comm is None else comm.rank
     program = job.program
-    none = np.zeros(0, np.int64)
-    n_waiting = none if program is None else np.diff(program.dep_ptr) + (program.kind == OpKind.RECV)
-    own = np.zeros(0, np.bool_) if program is None else rank_of_device[program.device] == rank
+    own, n_waiting = np.zeros(0, np.bool_), np.zeros(0, np.int64)
+    if program is not None:
+        own = np.ones(program.n_ops, np.bool_) if comm is None else rank_of_vertex[program.device] == rank
+        n_waiting = np.diff(program.dep_ptr)
+        n_waiting += program.kind == OpKind.RECV
     region = Region(
-        network_of(job, rank_of_device),
-        work_of(job, rank_of_device, rank),
+        network_of(job, rank_of_vertex, lookahead),
+        work_of(job, rank_of_vertex, rank, own),
         n_devices=job.mesh.n_devices,
-        n_waiting=n_waiting.astype(np.int64),
+        n_waiting=n_waiting,
         own=own,
         packet_bytes=job.packet_bytes,
         rank=rank,

@@ -1,14 +1,14 @@
 """Conservative windows: how the regions of several ranks run one virtual time without ever undoing an event.
 
-What one rank does to another crosses a cut link, so it takes effect at least one lookahead (the least latency of a cut
-link) later. Each round, a rank runs its events up to a horizon that nothing can come in before, then all exchange what
-crossed, each with the time of its first pending event:
+Each round, a rank says before which time nothing that is pending on it can be felt elsewhere (`reach`), its effect. It
+runs its events up to a horizon that nothing can come in before, then all exchange what crossed, with their effects:
 
-    horizon of a rank = min(first event of all others + lookahead, its own first event + 2 lookahead)
+    horizon of a rank = min(effects of all others, its own effect + lookahead)
 
-since another rank reaches this one with its own events after one lookahead, and with its answers to what this rank
-sends after two. Times without events are skipped. At every link and unit events run in the order of (time, key), so the
-results do not depend on how ranks and windows cut the work.
+since what it does itself comes back, if at all, over another cut link, one lookahead (the least latency of a cut link)
+after it was felt elsewhere. Events on their way to a rank count as pending there. Times in which nothing crosses are
+skipped. At every link and unit events run in the order of (time, key), so the results do not depend on how ranks and
+windows cut the work.
 """
 
 import time
@@ -22,7 +22,7 @@ from meshemu.network.events import NEVER, ROW, Ints
 
 __all__ = ["WindowCounts", "run_windows"]
 
-HEADER = -2  # `where` of the rows [first pending time, rank, HEADER, -, -] that come before the events
+HEADER = -2  # `where` of the rows [-, -, HEADER, -, -, effect] that come before the events, one for each rank
 
 
 @dataclass(frozen=True)
@@ -39,45 +39,43 @@ def run_windows(region: Region, comm: Comm | None, lookahead_ps: int | None) -> 
 
     `lookahead_ps` > 0, or None if no link is cut: then nothing crosses and one window does.
     """
-    rank = 0 if comm is None else comm.rank
-    lookahead = NEVER if lookahead_ps is None else lookahead_ps
     windows, sent, busy_s = 0, 0, 0.0
-    first, rows = [region.next_time], NO_ROWS
+    effects, rows = [NEVER], NO_ROWS
+    rank = 0 if comm is None else comm.rank
     while True:
-        if comm is not None:
+        if comm is not None and lookahead_ps is not None:
             outgoing = region.take_outgoing()
             sent += len(outgoing)
-            first, rows = _exchange(comm, outgoing, region.next_time)
-        if min(first) == NEVER:
-            break
-        others = min(first[:rank] + first[rank + 1 :], default=NEVER)
+            effects, rows = _exchange(comm, outgoing, region.effect)
+        horizon = min(effects[:rank] + effects[rank + 1 :], default=NEVER)
+        if lookahead_ps is not None:
+            horizon = min(horizon, effects[rank] + lookahead_ps)
         entered = time.thread_time()
-        region.run(min(_later(others, lookahead), _later(first[rank], lookahead, lookahead)), rows)
+        region.run(horizon, rows)
         busy_s += time.thread_time() - entered
         windows += 1
-        first = [region.next_time]
+        if min(effects) == NEVER:
+            break
     region.finish()
     return WindowCounts(windows, sent, busy_s)
 
 
-def _later(moment: int, *delays: int) -> int:
-    """Moment plus delays, at most NEVER."""
-    return min(NEVER, moment + sum(delays))
+def _exchange(comm: Comm, outgoing: Ints, own_effect: int) -> tuple[list[int], Ints]:
+    """Send what crossed; returns the effect of every rank, what comes in counted, and what came in.
 
-
-def _exchange(comm: Comm, outgoing: Ints, own_first: int) -> tuple[list[int], Ints]:
-    """Send what crossed; returns the first pending time of every rank, what comes in counted, and what came in.
-
-    Every rank sends every other, ahead of the events, what it knows of all: its own first event and the first that it
-    sends to each. So all agree on the times without another round.
+    Every rank sends every other, ahead of the events, what it knows of all: its own effect, and for each other rank
+    that of the events for it. So all agree without another round.
     """
-    rows = [outgoing[outgoing[:, 4] == peer] for peer in range(comm.size)]
-    header = np.zeros((comm.size, ROW), np.int64)
-    header[:, 0] = [int(part[:, 0].min(initial=NEVER)) for part in rows]
-    header[comm.rank, 0] = own_first
-    header[:, 1] = range(comm.size)
+    header = np.full((comm.size, ROW), NEVER)
     header[:, 2] = HEADER
-    incoming = comm.all_to_all_rows([np.concatenate((header, part)) for part in rows])
+    header[comm.rank, 5] = own_effect
+    told = [header] * comm.size
+    if len(outgoing):
+        rows = [outgoing[outgoing[:, 4] == peer] for peer in range(comm.size)]
+        for peer, part in enumerate(rows):
+            header[peer, 5] = part[:, 5].min(initial=header[peer, 5])
+        told = [np.concatenate((header, part)) for part in rows]
+    incoming = comm.all_to_all_rows(told)
     is_header = incoming[:, 2] == HEADER
-    told = incoming[is_header, 0].reshape(comm.size, comm.size)
-    return [int(moment) for moment in told.min(axis=0)], incoming[~is_header]
+    effects = incoming[is_header, 5].reshape(comm.size, comm.size).min(axis=0)
+    return effects.tolist(), incoming[~is_header]

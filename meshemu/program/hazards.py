@@ -8,7 +8,7 @@ ones it must wait for: builders turn that into dependencies, verification checks
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.program.contributions import expand_ranges
+from meshemu.program.pieces import expand_ranges
 
 __all__ = ["Hazards", "Waits"]
 

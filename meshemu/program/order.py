@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import ScheduleError
-from meshemu.program.contributions import expand_ranges
 from meshemu.program.ir import Program
+from meshemu.program.pieces import expand_ranges
 
 __all__ = ["describe_op", "first_unordered", "levels", "precedence"]
 
@@ -54,13 +54,14 @@ def first_unordered(before: Ids, after: Ids, level: NDArray[np.int32], first: Id
     builders make them, are found by bisection; for each other one the graph is searched between the levels of its ends.
     """
     n_ops = np.int64(len(level))
-    order = np.argsort(after, kind="stable")
-    awaited = before[order]
-    end = np.cumsum(np.bincount(after, minlength=len(level)))
     edge = np.sort(after * n_ops + before)
     key = then * n_ops + first
     at = np.minimum(np.searchsorted(edge, key), max(len(edge) - 1, 0))
     direct = edge[at] == key if len(edge) else np.zeros(len(key), bool)
+    if direct.all():
+        return -1
+    awaited = edge % n_ops
+    end = np.cumsum(np.bincount(after, minlength=len(level)))
     for pair in np.flatnonzero(~direct).tolist():
         front, seen = {int(then[pair])}, set[int]()
         while front and int(first[pair]) not in front:

@@ -40,7 +40,7 @@ class MessageTrees:
 def message_trees(program: Program) -> MessageTrees:
     """Find the trees of a Program that `verify` accepts."""
     p = program
-    forks, merges = (np.bincount(op, minlength=p.n_ops)[op] > 1 for op in (p.send_op, p.recv_op))
+    forks, merges = _shared(p.send_op), _shared(p.recv_op)
     number = np.arange(p.n_messages)
     first = np.flatnonzero((forks & (p.message[p.send_op] == number)) | (merges & (p.message[p.recv_op] == number)))
     member = np.flatnonzero(forks | merges)
@@ -52,6 +52,13 @@ def message_trees(program: Program) -> MessageTrees:
         outward=forks[first],
         root=np.where(forks[first], p.src[first], p.dst[first]).astype(np.int64),
     )
+
+
+def _shared(op: Ints) -> NDArray[np.bool_]:
+    """Which messages have an op in common with another: these stand in a row."""
+    follows = np.zeros(len(op) + 1, np.bool_)  # entry i: whether message i has the op of the one before
+    np.equal(op[1:], op[:-1], out=follows[1:-1])
+    return np.asarray(follows[1:] | follows[:-1])
 
 
 def routed_trees(program: Program, mesh: Mesh, found: MessageTrees, order: Order = "xy") -> Trees:
@@ -80,9 +87,9 @@ def check_trees(program: Program) -> None:
     """
     p = program
     follows_send, follows_recv = (op[1:] == op[:-1] for op in (p.send_op, p.recv_op))
-    follows = follows_send | follows_recv
-    if not follows.any():
+    if not follows_send.any() and not follows_recv.any():
         return
+    follows = follows_send | follows_recv
     for wrong, why in (
         (follows & (p.size_bytes[1:] != p.size_bytes[:-1]), "differ in size"),
         (follows_send & follows_recv, "share both SEND and RECV"),

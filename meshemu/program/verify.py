@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import ScheduleError
-from meshemu.program.contributions import KINDS, Moves, Step, check_exactly_once
+from meshemu.program.contributions import KINDS, Moves, Step, check_exactly_once, pieces_of
 from meshemu.program.hazards import Hazards
 from meshemu.program.ir import CollectiveUse, OpKind, Program
 from meshemu.program.order import describe_op, first_unordered, levels, precedence
@@ -194,23 +194,24 @@ def _check_collective(
     send = p.send_op[message]
     steps = _steps(level[send], level[writer])
     try:
+        cut = pieces_of(use.kind, len(use.devices), use.n_chunks, moves)
         check_exactly_once(
-            use.kind, len(use.devices), use.n_chunks, use.root, moves, steps,
+            use.kind, len(use.devices), use.n_chunks, use.root, moves, steps, cut,
             name=lambda participant: f"device {use.devices[participant]}",
             move_name=lambda move: f"{describe_op(p, int(writer[move]))} from device {p.src[message[move]]}",
         )
     except ScheduleError as error:
         raise ScheduleError(f"collective {index} {use.label!r}: {error}") from None
-    buffers = Hazards(len(use.devices) * use.n_chunks)
+    (read, n_read), (written, n_written) = (cut.ranges(access) for access in moves.accesses)
+    buffers = Hazards(cut.n_pieces)
     forked, merged = (p.message[op] != message for op in (send, p.recv_op[message]))
     pairs = []
     for sent, received in steps:
-        for access, op, end, which in (
-            (buffers.read, send, moves.src, sent[~forked[sent]]),
-            (buffers.write, writer, moves.dst, received[~merged[received]]),
+        for access, op, start, length, which in (
+            (buffers.read, send, read, n_read, sent[~forked[sent]]),
+            (buffers.write, writer, written, n_written, received[~merged[received]]),
         ):  # fmt: skip
-            start = end[which] * use.n_chunks + moves.lo[which]
-            waiting, on = access(op[which], start, moves.hi[which] - moves.lo[which])
+            waiting, on = access(op[which], start[which], length[which])
             pairs.append((on[on >= 0], op[which][waiting[on >= 0]]))
     first, then = (np.concatenate([pair[side] for pair in pairs] or [np.empty(0, np.int64)]) for side in (0, 1))
     return first, then
