@@ -105,15 +105,28 @@ def _collectives(arguments: argparse.Namespace, launch: Launch) -> int:
 
 
 def _report(arguments: argparse.Namespace, _launch: Launch) -> int:
-    from meshemu.analysis import heatmap, report
+    from meshemu.analysis import report
     from meshemu.record.reader import open_run
 
     run = open_run(arguments.file)
-    print(json.dumps(report.as_dict(run), indent=2) if arguments.json else report.render(run))
+    both, section = None, ""
+    if arguments.both_modes:
+        from meshemu.analysis import modes
+
+        both = modes.both_modes(run, arguments.set)
+        section = modes.render(both)
+    elif arguments.set:
+        raise InputError(f"--set {arguments.set[0]}: a report is of stored times; give --both-modes, or use retime")
+    if arguments.json:
+        print(json.dumps(report.as_dict(run) | ({"both_modes": both} if both else {}), indent=2))
+    else:
+        print(report.render(run, section))
     picture = arguments.png
     if picture is None and not arguments.json and not arguments.no_png:
         picture = arguments.file.with_suffix(".png")
     if picture is not None:
+        from meshemu.analysis import heatmap  # loads the plotting library
+
         try:
             heatmap.save(run, picture)
         except OSError as error:
@@ -134,6 +147,26 @@ def _systems(arguments: argparse.Namespace, _launch: Launch) -> int:
     from meshemu.hardware import describe_system, list_systems
 
     print(list_systems() if arguments.name is None else describe_system(arguments.name))
+    return 0
+
+
+def _validate(arguments: argparse.Namespace, _launch: Launch) -> int:
+    from meshemu.study import validate
+
+    rows = validate.validate(arguments.set)
+    print(validate.to_json(rows) if arguments.json else validate.render(rows))
+    return 1 if any(row.agrees is False for row in rows) else 0
+
+
+def _compare_systems(arguments: argparse.Namespace, _launch: Launch) -> int:
+    from meshemu.study import compare_systems
+
+    plan = None if arguments.plan == "config" else arguments.plan
+    rows = compare_systems.compare_systems(arguments.config, arguments.systems, overrides=arguments.set, plan=plan)
+    if arguments.json or arguments.csv:
+        print(compare_systems.to_json(rows) if arguments.json else compare_systems.to_csv(rows))
+    else:
+        print(compare_systems.render(rows, str(arguments.config)))
     return 0
 
 
@@ -212,11 +245,16 @@ def _parser() -> argparse.ArgumentParser:
     collectives = add("collectives", _collectives, "list collective algorithms with their times", parallel=True)
     collectives.add_argument("--system", default="dojo-tile", metavar="NAME", help="a preset (default: %(default)s)")
     collectives.add_argument("--size", default="1 MiB", help="size of the buffer (default: %(default)s)")
-    collectives.add_argument("--set", action="append", default=[], metavar="KEY=VALUE ...", help="change the system")
+    changed = "change the system or its routers"
+    collectives.add_argument("--set", action="append", default=[], metavar="KEY=VALUE ...", help=changed)
 
     report = add("report", _report, "say what bounds a run, with tables and a picture of the links")
     report.add_argument("file", type=Path, metavar="RUN.h5")
     report.add_argument("--json", action="store_true", help="as JSON; no picture unless --png asks for one")
+    both = "time the step again with unbounded FIFOs and with routers, and compare"
+    report.add_argument("--both-modes", action="store_true", help=both)
+    changed = "change settings, such as network.router.buffer_flits=8, before timing both modes"
+    report.add_argument("--set", action="append", default=[], metavar="KEY=VALUE ...", help=changed)
     picture = report.add_mutually_exclusive_group()
     picture.add_argument("--png", type=Path, metavar="FILE.png", help="the picture (default: RUN.png beside the run)")
     picture.add_argument("--no-png", action="store_true", help="no picture")
@@ -227,5 +265,19 @@ def _parser() -> argparse.ArgumentParser:
 
     systems = add("systems", _systems, "list the systems, or every figure of one with its source")
     systems.add_argument("name", nargs="?", metavar="NAME")
+    about = "print published figures beside the model's; exit code 1 if exact ones differ"
+    published = add("validate", _validate, about)
+    published.add_argument("--json", action="store_true", help="as JSON")
+    changed = "change a figure of every system that has it, as system.KEY=VALUE"
+    published.add_argument("--set", action="append", default=[], metavar="KEY=VALUE ...", help=changed)
+    machines = add("compare-systems", _compare_systems, "time one step of a model on several systems, in one table")
+    machines.add_argument("config", type=Path, metavar="CONFIG.toml")
+    machines.add_argument("--systems", nargs="+", required=True, metavar="NAME", help="presets (meshemu systems)")
+    plans = "the plan on every system, or config for that of the file (default: %(default)s)"
+    machines.add_argument("--plan", default="auto", metavar="NAME", help=plans)
+    machines.add_argument("--set", action="append", default=[], metavar="KEY=VALUE ...", help="change settings")
+    form = machines.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--csv", action="store_true", help="as CSV")
     add("models", _models, "list the built-in models")
     return parser

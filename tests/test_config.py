@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from meshemu.config import Config, PlanShape, load, parse, to_toml
 from meshemu.errors import InputError
+from meshemu.hardware import Router
 
 ROOT = Path(__file__).resolve().parent.parent
 MINIMAL = """
@@ -226,3 +227,56 @@ def test_the_resolved_configuration_reads_back_equal(plan, optimizer, schedule, 
         }
     )
     assert read(to_toml(config)) == config
+
+
+def test_routers_are_off_unless_they_are_named():
+    assert read().network.router is None
+    assert read(MINIMAL + "[network]\nrouter = false\n").network.router is None
+    assert read(MINIMAL + "[network]\nrouter = true\n").network.router == Router()
+    assert read(MINIMAL + "[network.router]\n").network.router == Router()
+    assert read(MINIMAL, "network.router.buffer_flits=3").network.router == Router(buffer_flits=3)
+    assert read(MINIMAL + "[network.router]\nbuffer_flits = 3\n", "network.router=false").network.router is None
+
+
+def test_a_router_has_units_and_survives_writing():
+    table = """
+[network.router]
+flit_bytes = "32 B"
+buffer_flits = 8
+virtual_channels = 2
+message_classes = 3
+pipeline_cycles = 2
+clock = "2 GHz"
+credit_latency = "3 ns"
+switching = "virtual_cut_through"
+local_ports = "per_link"
+"""
+    config = read(MINIMAL + table)
+    assert config.network.router == Router(
+        flit_bytes=32, buffer_flits=8, virtual_channels=2, message_classes=3, pipeline_cycles=2, clock=2 * 10**9,
+        credit_latency=3000, switching="virtual_cut_through", local_ports="per_link",
+    )  # fmt: skip
+    assert read(to_toml(config)) == config
+    assert read(to_toml(read())) == read()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("network.router.virtual_channels=0", "router.virtual_channels = 0 is not a whole number of at least 1"),
+        ("network.router.buffer_flits=true", "network.router.buffer_flits = True is not a whole number of at least 1"),
+        ("network.router.flit_bytes=64 bits", "network.router.flit_bytes = '64 bits' is not a size (for example"),
+        ("network.router.credit_latency=0", "network.router.credit_latency = 0 must be more than zero"),
+        ("network.router.clock=2 THz", "network.router.clock = '2 THz': a cycle is shorter than the 1 ps"),
+        ("network.router.switching=fast", "network.router.switching = 'fast' is not one of wormhole, virtual_cut"),
+        ("network.router={virtual_channels=8, message_classes=5}", "= 8 x 5 = 40: a link has at most 32"),
+        ("network.router.virtual_chanels=2", ".virtual_chanels: unknown key, did you mean 'virtual_channels'?"),
+        ("network.router.xyz=2", "network.router.xyz: unknown key, valid are flit_bytes, buffer_flits, virtual"),
+        ("network.router=4", "network.router = 4: should be a table, true or false"),
+        ("network.rooter={}", "network.rooter: unknown key, did you mean 'router'?"),
+        ("network=fast", "network = 'fast': should be a table"),
+    ],
+)
+def test_faults_of_routers_name_the_key(override, said):
+    assert said in fault(MINIMAL, override)
+    assert "training.steps" in fault(MINIMAL, override, "training.steps=0"), "other faults are told as well"

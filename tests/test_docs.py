@@ -1,10 +1,13 @@
 """The README and docs/ are true: their code runs, their configuration is valid, their links and commands exist."""
 
 import re
+import shlex
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+import meshemu
 from meshemu import cli
 from meshemu.config import parse
 
@@ -40,6 +43,30 @@ def test_the_page_on_training_is_true(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "state.pt").exists()
     (text,) = blocks(page, "toml")
     assert parse(text, origin=page.name, directory=ROOT).training.optimizer.groups[1].options == {"lr": 1e-4}
+
+
+def test_the_page_on_back_pressure_is_true(tmp_path, capsys):
+    """Its run, timed with its routers, is reported with its table, whatever the figures are."""
+    page = ROOT / "docs" / "back-pressure.md"
+    routers, run = blocks(page, "toml")
+    (shown,) = blocks(page, "text")
+    config = parse(run + routers, origin=page.name, directory=ROOT)
+    meshemu.run(config, tmp_path / "run.h5", execute=False)
+    assert cli.main(["report", str(tmp_path / "run.h5"), "--no-png", "--both-modes"]) == 0
+    said = capsys.readouterr().out
+    assert "Timed with routers: flits of 64 B, 2 virtual channels in each of 2 message classes" in said
+
+    def words(text):
+        return [re.sub(r"[\d.,]+( [num]?s)?|\s+", " ", line).split() for line in text.split("Steps")[0].splitlines()]
+
+    told = words(said[said.index("Both modes") :])
+    assert [line for line in words(shown)[:7] if line not in told] == []
+    keys = {row.split("|")[1].strip(" `") for row in page.read_text().splitlines() if row.startswith("| `")}
+    assert keys == {field.name for field in fields(meshemu.Router)}
+    commands = re.findall(r"^    meshemu (.*)$", page.read_text(), flags=re.MULTILINE)
+    assert len(commands) == 5
+    for line in commands:
+        cli._parser().parse_args(cli._one_value_per_set(shlex.split(line)))
 
 
 def test_the_configuration_of_the_readme_is_valid():

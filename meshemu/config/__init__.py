@@ -2,10 +2,12 @@
 
 [system]    which hardware; keys that are not named here override a figure of it and are checked by meshemu.hardware
 [model] [data] [training]    what is trained     plan    how it is spread over the devices
-[timing]    how virtual time is computed         [output]    the results file
+[formats]   number formats of values by role
+[timing]    how virtual time is computed         [network]   routers with finite buffers, in place of unbounded FIFOs
+[output]    the results file
 """
 
-from meshemu.config.loading import load, parse, to_toml, toml_text
+from meshemu.config.loading import key_and_value, load, parse, parse_timing, set_value, to_toml, toml_text
 from meshemu.config.schema import (
     OPTIMIZER_NAMES,
     SCHEDULE_NAMES,
@@ -13,6 +15,7 @@ from meshemu.config.schema import (
     Data,
     Grid,
     Model,
+    Network,
     Optimizer,
     Output,
     ParameterGroup,
@@ -30,6 +33,7 @@ __all__ = [
     "Data",
     "Grid",
     "Model",
+    "Network",
     "Optimizer",
     "Output",
     "ParameterGroup",
@@ -38,8 +42,11 @@ __all__ = [
     "System",
     "Timing",
     "Training",
+    "key_and_value",
     "load",
     "parse",
+    "parse_timing",
+    "set_value",
     "to_toml",
     "toml_text",
 ]

@@ -15,6 +15,7 @@ from meshemu.config.schema import (
     Data,
     Grid,
     Model,
+    Network,
     Output,
     PlanShape,
     Section,
@@ -22,6 +23,7 @@ from meshemu.config.schema import (
     Timing,
     Training,
 )
+from meshemu.config.spelling import suggestion
 
 __all__ = ["faults_of", "misspelt_system_keys"]
 
@@ -35,6 +37,7 @@ _SECTIONS: Mapping[tuple[str, ...], type[Section]] = MappingProxyType(
         ("plan", "<shape>"): PlanShape,
         ("training",): Training,
         ("timing",): Timing,
+        ("network",): Network,
         ("output",): Output,
     }
 )
@@ -63,20 +66,14 @@ def _fault(details: ErrorDetails) -> str:
         case "missing":
             return f"{key} is missing"
         case "extra_forbidden":
-            return f"{key}: unknown key, {_suggestion(path)}"
+            return f"{key}: unknown key, {suggestion(path[-1], list(_SECTIONS[path[:-1]].model_fields))}"
         case "value_error":
             message = str(details["ctx"]["error"])
-            return f"{key}{message}" if message.startswith(" = ") else f"{key}: {message}"
+            return f"{key}{message}" if message.startswith((" = ", ".")) else f"{key}: {message}"
         case "model_type" | "model_attributes_type" | "dict_type":
             return f"{key} = {reprlib.repr(details['input'])}: should be a table"
         case _:
             return f"{key} = {reprlib.repr(details['input'])}: {details['msg'].replace('Input should', 'should')}"
-
-
-def _suggestion(path: tuple[str, ...]) -> str:
-    valid = list(_SECTIONS[path[:-1]].model_fields)
-    close = difflib.get_close_matches(path[-1], valid, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"valid are {', '.join(valid)}"
 
 
 def _without_tags(path: tuple[str, ...]) -> Iterator[str]:

@@ -12,10 +12,10 @@ import tomli_w
 from pydantic import ValidationError
 
 from meshemu.config.faults import faults_of, misspelt_system_keys
-from meshemu.config.schema import FILE_FUNCTION, Config, System
+from meshemu.config.schema import FILE_FUNCTION, Config, Network, Section, System, Timing
 from meshemu.errors import InputError
 
-__all__ = ["load", "parse", "to_toml", "toml_text"]
+__all__ = ["key_and_value", "load", "parse", "parse_timing", "set_value", "to_toml", "toml_text"]
 
 _MOST_FAULTS = 8
 
@@ -43,7 +43,7 @@ def parse(text: str, overrides: Sequence[str] = (), *, origin: str, directory: P
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{origin}: is not valid TOML: {error}") from None
     for override in overrides:
-        _set(document, override)
+        set_value(document, override)
     faults = _collect_system_overrides(document)
     _resolve_user_files(document, directory)
     try:
@@ -51,9 +51,24 @@ def parse(text: str, overrides: Sequence[str] = (), *, origin: str, directory: P
     except ValidationError as error:
         faults += faults_of(error)
     if faults:
-        more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
-        raise InputError(f"{origin}: {'; '.join(faults[:_MOST_FAULTS])}{more}")
+        raise _refused(faults, origin)
     return config
+
+
+class _Timed(Section):
+    """The sections that say how a stored Program is timed."""
+
+    timing: Timing = Timing()
+    network: Network = Network()
+
+
+def parse_timing(document: Mapping[str, Any], *, origin: str) -> tuple[Timing, Network]:
+    """The sections [timing] and [network] of `document`, whatever else it holds; InputError as `load` raises it."""
+    try:
+        timed = _Timed.model_validate({key: document[key] for key in _Timed.model_fields if key in document})
+    except ValidationError as error:
+        raise _refused(faults_of(error), origin) from None
+    return timed.timing, timed.network
 
 
 def to_toml(config: Config) -> str:
@@ -74,18 +89,30 @@ def toml_text(document: Mapping[str, Any]) -> str:
     return tomli_w.dumps(document)
 
 
-def _set(document: dict[str, Any], override: str) -> None:
-    """Apply one "key=value" of the command line to `document`."""
-    key, equals, text = override.partition("=")
-    *parents, last = parts = [part.strip() for part in key.split(".")]
-    if not equals or not all(parts):
-        raise InputError(f"--set {override}: give it as key=value, for example training.steps=5")
+def set_value(document: dict[str, Any], override: str) -> None:
+    """Apply one "key=value" of the command line to `document`; InputError for what has no such form."""
+    key, value = key_and_value(override)
+    *parents, last = parts = key.split(".")
     table = document
     for depth, parent in enumerate(parents, start=1):
         table = table.setdefault(parent, {})
         if not isinstance(table, dict):
             raise InputError(f"--set {override}: {'.'.join(parts[:depth])} is {table!r}, not a table")
-    table[last] = _value(text.strip())
+    table[last] = value
+
+
+def key_and_value(override: str) -> tuple[str, Any]:
+    """("a.b", value) of "a.b = value", which is TOML or else text; InputError for what has no such form."""
+    key, equals, text = override.partition("=")
+    parts = [part.strip() for part in key.split(".")]
+    if not equals or not all(parts):
+        raise InputError(f"--set {override}: give it as key=value, for example training.steps=5")
+    return ".".join(parts), _value(text.strip())
+
+
+def _refused(faults: Sequence[str], origin: str) -> InputError:
+    more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
+    return InputError(f"{origin}: {'; '.join(faults[:_MOST_FAULTS])}{more}")
 
 
 def _value(text: str) -> Any:

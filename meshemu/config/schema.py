@@ -19,7 +19,10 @@ from pydantic import (
     model_validator,
 )
 
+from meshemu.config.formats_table import FormatsTable
+from meshemu.config.router_table import RouterTable
 from meshemu.errors import InputError
+from meshemu.hardware.format_roles import NONE
 from meshemu.units import bandwidth_bytes_per_s, size_bytes, time_ps
 
 __all__ = [
@@ -30,6 +33,7 @@ __all__ = [
     "Data",
     "Grid",
     "Model",
+    "Network",
     "Optimizer",
     "Output",
     "ParameterGroup",
@@ -287,6 +291,14 @@ class Timing(Section):
     timeline_bins: PositiveInt = 64
 
 
+class Network(Section):
+    """What carries the messages. router: the figures of routers with finite buffers, true for their defaults; by
+    default and with false, links are FIFOs without bounds.
+    """
+
+    router: RouterTable = None
+
+
 class Output(Section):
     """The results file, relative to the working directory; `<name of the config>.h5` by default."""
 
@@ -297,7 +309,8 @@ class Output(Section):
 class Config(Section):
     """Everything that a run needs to know. Paths of users' files are absolute.
 
-    strict: an operator without a sharding rule for the plan is refused, where otherwise its inputs are gathered.
+    formats: number formats of values by role, in place of the model's. strict: an operator without a sharding rule for
+    the plan is refused, where otherwise its inputs are gathered.
     """
 
     system: System = System(preset="dojo-tile")
@@ -309,6 +322,8 @@ class Config(Section):
         Discriminator(_plan_kind),
     ]
     training: Training
+    formats: FormatsTable = NONE
     timing: Timing = Timing()
+    network: Network = Network()
     output: Output = Output()
     strict: bool = False

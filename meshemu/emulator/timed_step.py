@@ -1,31 +1,50 @@
 """A Program on a system with its virtual time: what is recorded of every step. Works without torch."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.comm import Comm
 from meshemu.cost import Assumption, assumptions, durations_ps
-from meshemu.hardware import System
+from meshemu.emulator.flits import announce_flits
+from meshemu.errors import InputError
+from meshemu.hardware import Router, System
 from meshemu.mesh import Mesh, flatten
 from meshemu.mesh.routing import Order
 from meshemu.network import Timing, time_program
 from meshemu.network.summary import StepSummary, step_summary
 from meshemu.program.ir import Program
+from meshemu.program.traffic import TRAFFIC, message_classes
 
-__all__ = ["TimedStep", "TimingOptions", "time_step"]
+__all__ = ["TimedStep", "TimingOptions", "time_step", "timing_options"]
 
 
 @dataclass(frozen=True)
 class TimingOptions:
-    """How virtual time is computed, and which collectives are used."""
+    """How virtual time is computed, and which collectives are used.
+
+    router: routers with finite buffers (docs/back-pressure.md); None: unbounded FIFOs. Raises InputError for packets
+    that do not fit the router.
+    """
 
     packet_bytes: int = 4096
     routing: Order = "xy"
     collective: str = "auto"
     bucket_bytes: int = 25_000_000
     timeline_bins: int = 64
+    router: Router | None = None
+
+    def __post_init__(self) -> None:
+        if self.router is not None:
+            self.router.packet_flits(self.packet_bytes)
+
+    def tables(self) -> dict[str, Any]:
+        """The sections [timing] and [network] of a configuration that say the same."""
+        timing = asdict(replace(self, router=None))
+        del timing["router"]
+        return {"timing": timing, "network": {} if self.router is None else {"router": self.router.as_table()}}
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,12 +60,33 @@ class TimedStep:
     assumptions: tuple[Assumption, ...]
 
 
+def timing_options(options: TimingOptions | None, router: Router | None) -> TimingOptions:
+    """Options of a step that is to be built: `options` (None: the defaults), with `router` unless that is None.
+
+    Raises InputError for two different routers, and for collectives that a router cannot carry.
+    """
+    chosen = options or TimingOptions()
+    if router is not None:
+        if chosen.router not in (None, router):
+            raise InputError(f"two routers: router = {router} and options.router = {chosen.router}")
+        chosen = replace(chosen, router=router)
+    if chosen.router is not None and chosen.collective == "in_network":
+        raise InputError(
+            "timing.collective = 'in_network': routers with finite buffers (network.router) neither fork nor merge "
+            "messages; set timing.collective to ring, rows_columns or tree, or leave network.router out"
+        )
+    return chosen
+
+
 def time_step(
     program: Program, system: System, peak_memory_bytes: NDArray[np.int64], options: TimingOptions, comm: Comm
 ) -> TimedStep:
-    """Time `program` on `system`."""
+    """Time `program` on `system`; with a router, messages travel in the classes of `program.traffic`."""
     mesh = flatten(system)
     durations = durations_ps(program, system.device)
+    router = options.router
+    if router is not None and comm.rank == 0:
+        announce_flits(program, mesh, router)
     timing = time_program(
         program,
         mesh,
@@ -54,8 +94,17 @@ def time_step(
         packet_bytes=options.packet_bytes,
         order=options.routing,
         timeline_bins=options.timeline_bins,
+        router=router,
+        message_class=0 if router is None else message_classes(program, router.message_classes),
         comm=comm,
     )
     summary = step_summary(program, timing, durations)
-    named = tuple(assumptions(system.device, program))
-    return TimedStep(system, mesh, program, timing, summary, peak_memory_bytes, named)
+    named = assumptions(system.device, program) + ([] if router is None else [_of_routers(router)])
+    return TimedStep(system, mesh, program, timing, summary, peak_memory_bytes, tuple(named))
+
+
+def _of_routers(router: Router) -> Assumption:
+    """What times with routers rest on; without them links are FIFOs, which needs no words."""
+    classes = ", ".join(f"{number} {what}" for number, what in enumerate(TRAFFIC[: router.message_classes]))
+    split = f"; message classes: {classes}" if router.message_classes > 1 else ""
+    return Assumption("back_pressure", f"Timed with routers that have finite buffers: {router.describe()}{split}.")

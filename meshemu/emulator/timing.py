@@ -5,12 +5,13 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from meshemu.cost import durations_ps
-from meshemu.hardware import System
+from meshemu.hardware import Router, System
 from meshemu.mesh import flatten
 from meshemu.mesh.routing import Order
-from meshemu.network import MessageTimes, Router, Timing, time_program
+from meshemu.network import MessageTimes, Timing, time_program
 from meshemu.network import simulate_messages as simulate_on_mesh
 from meshemu.program.ir import Program
+from meshemu.program.traffic import message_classes
 from meshemu.runtime.mpi import as_comm
 
 __all__ = ["simulate_messages", "time"]
@@ -24,16 +25,18 @@ def time(
     order: Order = "xy",
     timeline_bins: int = 64,
     router: Router | None = None,
-    message_class: ArrayLike = 0,
+    message_class: ArrayLike | None = None,
     comm: Any = None,
 ) -> Timing:
     """Virtual time of every op and message of `program` on `system`, with link contention.
 
     packet_bytes: accuracy against speed. order: dimension-ordered routing, "xy" or "yx". router: routers with finite
-    buffers (docs/back-pressure.md) in place of unbounded FIFOs; message_class: there, of each message or of all. comm:
-    an mpi4py communicator whose ranks share the work (default: this process alone); the result is the same for any
-    number of ranks.
+    buffers (docs/back-pressure.md) in place of unbounded FIFOs; message_class: there, of each message or of all (None:
+    by what messages are for, as `program.traffic` sorts them). comm: an mpi4py communicator whose ranks share the work
+    (default: this process alone); the result is the same for any number of ranks.
     """
+    if message_class is None:
+        message_class = 0 if router is None else message_classes(program, router.message_classes)
     return time_program(
         program,
         flatten(system),
