@@ -4,6 +4,7 @@
     ├── InputError          exit 2   the user's configuration, file or argument is wrong
     │   ├── PlanError                a plan does not fit the mesh, the batch or the model
     │   ├── CaptureError             a module cannot be captured as one graph
+    │   │   └── DataDependentError   since its path depends on values
     │   ├── UnsupportedOpError       an operator has no sharding rule
     │   └── RecordError              a results file cannot be read or written
     ├── CheckError         exit 1   a comparison or a verification found a difference
@@ -15,6 +16,7 @@ Messages are one line and name the key, op, device or equation with its values.
 __all__ = [
     "CaptureError",
     "CheckError",
+    "DataDependentError",
     "InputError",
     "MeshemuError",
     "PlanError",
@@ -42,6 +44,10 @@ class PlanError(InputError):
 
 class CaptureError(InputError):
     """A module cannot be captured as one graph."""
+
+
+class DataDependentError(CaptureError):
+    """A module cannot be captured by shapes alone: its control flow or its shapes depend on values."""
 
 
 class UnsupportedOpError(InputError):

@@ -32,16 +32,16 @@ optimizer = { name = "sgd", lr = 0.1 }
 MODELS = """
 import torch
 from torch import nn
-class Branching(nn.Module):
+class Hidden(nn.Module):
     def __init__(self):
         super().__init__()
         self.linear = nn.Linear(16, 10)
     def forward(self, x):
         x = x.mean(dim=(1, 2))
-        return self.linear(x) if x.sum() > 0 else self.linear(-x)
-def branching():
-    return Branching()
-class Exponential(Branching):
+        return self.linear(x) * float(x.numpy().sum())
+def hidden():
+    return Hidden()
+class Exponential(Hidden):
     def forward(self, x):
         return self.linear(torch.matrix_exp(x).mean(dim=(1, 2)))
 def exponential():
@@ -50,7 +50,7 @@ def nothing():
     return None
 def broken():
     raise RuntimeError("no weights here")
-class Killer(Branching):
+class Killer(Hidden):
     def forward(self, x):
         return self.linear(x.mean(dim=(1, 2)))
 def slow():
@@ -87,7 +87,7 @@ def error_line(job):
         (["model={build='models.py:absent'}"], "absent is not defined"),
         (["model={build='models.py:broken'}"], "RuntimeError: no weights here"),
         (["model={build='models.py:nothing'}"], "models.py:nothing"),
-        (["model={build='models.py:branching'}"], "Branching cannot be captured as one graph"),
+        (["model={build='models.py:hidden'}"], "Hidden cannot be captured as one graph"),
         (["strict=true", "model={build='models.py:exponential'}"], "operator aten.linalg_matrix_exp.default"),
         (["data.name=faces"], "faces"),
         (["training.loss=surprise"], "training.loss = 'surprise'"),
@@ -106,7 +106,7 @@ def test_what_is_refused(overrides, said, folder):
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
-    [(["training.step=3"], "did you mean 'steps'?"), (["model={build='models.py:branching'}"], "cannot be captured")],
+    [(["training.step=3"], "did you mean 'steps'?"), (["model={build='models.py:hidden'}"], "cannot be captured")],
 )
 def test_the_command_says_it_once_and_ends_with_code_2(overrides, said, folder, mpirun):
     words = [word for override in overrides for word in ("--set", override)]

@@ -41,7 +41,7 @@ KEPT = list(OUTSIDE.parameters())
 REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     "control flow": (lambda: Wrapped(branching), F.cross_entropy, "Wrapped cannot be captured as one graph: .*"),
     "item": (lambda: Wrapped(lambda x: x * x.max().item()), F.cross_entropy, "data"),
-    "shape from data": (lambda: Wrapped(lambda x: x[x > 0]), lambda y, t: y.sum(), "aten.index.Tensor .* on data"),
+    "shape from data": (lambda: Wrapped(lambda x: x[x > 0]), lambda y, t: y.sum(), "aten.nonzero.default depends"),
     "vector loss": (lambda: nn.Linear(6, 5), lambda y, t: y.sum(1), r"one element, not a tensor of shape \(4,\)"),
     "loss of no tensor": (lambda: nn.Linear(6, 5), lambda y, t: 1.0, "one element, not float"),
     "detached loss": (lambda: nn.Linear(6, 5), lambda y, t: y.detach().sum(), "does not depend differentiably"),

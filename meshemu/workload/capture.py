@@ -1,39 +1,33 @@
 """Capture one step of any nn.Module, of training or of evaluation, as a flat graph, by shapes only.
 
 Two passes of make_fx under fake tensors: the first traces forward, loss and autograd; the second removes in-place
-updates by functionalisation. No tensor of the model is computed or copied.
+updates by functionalisation. No tensor of the model is computed or copied. A step whose path depends on values is
+captured along the path that a list of decisions says.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
 import torch
 import torch.fx.traceback as fx_traceback
 from torch import fx, nn
-from torch.func import functional_call, functionalize
+from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils import _pytree as pytree
 
-from meshemu.errors import CaptureError, MeshemuError
+from meshemu.errors import CaptureError, DataDependentError, MeshemuError
+from meshemu.workload.decisions import Decided, Decision, Replay, UnansweredError, asking
 from meshemu.workload.graph import Graph, GraphInput, Role, module_of, updated_by
-from meshemu.workload.origins import number_backward, origins_of
-from meshemu.workload.outputs import named_losses, named_metrics
+from meshemu.workload.origins import origins_of
+from meshemu.workload.step_maths import StepFunction, StepMaths, checked_maths
 
-__all__ = ["StepFunction", "autocast", "capture"]
+__all__ = ["capture", "capture_maths", "decision_inputs"]
 
 _TRACING = Lock()
 """Tracing patches torch for the whole process, and ranks may be threads of it."""
-
-StepFunction = Callable[[Callable[..., Any], Any], Any]
-"""(call_model, batch) -> loss, or several by name, where call_model(*args, **kwargs) runs the module."""
-
-
-def autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """The context in which a model computes: torch.autocast with `dtype`, or none, whatever the caller's context is."""
-    return torch.autocast("cpu", dtype=dtype, enabled=dtype is not None)
 
 
 def capture(
@@ -50,72 +44,63 @@ def capture(
     are what `step` returns. autocast_dtype: forward and loss run under torch.autocast with it, as in plain PyTorch.
 
     Raises:
-        CaptureError: control flow depends on data, the loss is not a differentiable scalar, or the forward fails.
+        DataDependentError: control flow or shapes depend on values.
+        CaptureError: the loss is not a differentiable scalar, or the forward fails.
     """
-    parameters = dict(model.named_parameters())
-    buffers = dict(model.named_buffers())
-    trainable = [name for name, p in parameters.items() if p.requires_grad and gradients]
-    if gradients and not trainable:
-        raise CaptureError(f"{type(model).__name__} has no trainable parameter")
-    places = _places(model)
-    leaves, spec = pytree.tree_flatten(batch)
-    _check_leaves({**parameters, **buffers}, leaves)
+    return capture_maths(*checked_maths(model, batch, step, gradients=gradients, autocast_dtype=autocast_dtype))
 
-    class Step(nn.Module):
-        """Loss and gradients in one forward, so that whatever reads the model's parameters sees those of the graph."""
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
+def capture_maths(
+    maths: StepMaths, leaves: Sequence[torch.Tensor], decisions: Sequence[Decision] = ()
+) -> Graph:
+    """The graph of one step on batches with tensors like `leaves`; decisions: what it is told when it asks for values.
 
-        def forward(self, p: dict[str, Any], flat: list[Any]) -> Any:
-            with autocast(autocast_dtype), torch.set_grad_enabled(gradients):
-                returned = step(self.model, pytree.tree_unflatten(flat, spec))
-                loss, metrics = named_losses(returned) if gradients else (None, named_metrics(returned))
-            if loss is None:
-                return None, {}, metrics
-            number_backward(loss)
-            found = torch.autograd.grad(loss, [p[name] for name in trainable], allow_unused=True)
-            return loss, {name: g for name, g in zip(trainable, found, strict=True) if g is not None}, metrics
+    Raises:
+        DataDependentError: the step asks for more.
+        CaptureError: as `capture`.
+    """
+    model_name = type(maths.model).__name__
 
-    def whole_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any]) -> Any:
-        p = {name: t.detach().requires_grad_(name in trainable) for name, t in p.items()}
-        b = {name: t.clone() for name, t in b.items()}
-        tensors = {**p, **b}
-        state = {f"model.{place}": tensors[name] for place, name in places.items()}
-        return *functional_call(Step(), state, (p, flat), tie_weights=False), b
+    def whole_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any], taken: list[list[Any]]) -> Any:
+        replay = Replay(decisions, taken)
+        with asking(replay):
+            results = maths(p, b, flat)
+        if len(replay.markers) < len(decisions):
+            raise CaptureError(
+                f"{model_name} cannot be captured: {len(decisions)} values are asked for when it is run, "
+                f"{len(replay.markers)} when it is captured"
+            )
+        return *results, replay.markers
 
-    example = (parameters, buffers, leaves)
+    answers = [list(decision.results) for decision in decisions]
+    example = (maths.parameters, maths.buffers, list(leaves), answers)
     try:
-        with _TRACING, fx_traceback.preserve_node_meta(), autocast(None):
-            with _module_names(model):
+        with _TRACING, fx_traceback.preserve_node_meta(), torch.autocast("cpu", enabled=False):
+            with _module_names(maths.model):
                 traced = _trace(whole_step)(*example)
             interpreter = fx.Interpreter(traced)
             flat_graph = _trace(functionalize(lambda *flat: interpreter.run(*flat)))(*pytree.tree_leaves(example))
     except MeshemuError:
         raise
+    except UnansweredError as question:
+        raise DataDependentError(
+            f"{model_name} cannot be captured as one graph: what follows {question} depends on data"
+        ) from question
     except Exception as error:
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise CaptureError(f"{type(model).__name__} cannot be captured as one graph: {reason}") from error
-    roles = [(Role.PARAMETER, name) for name in parameters] + [(Role.BUFFER, name) for name in buffers]
+        raise CaptureError(f"{model_name} cannot be captured as one graph: {reason}") from error
+    roles = [(Role.PARAMETER, name) for name in maths.parameters] + [(Role.BUFFER, name) for name in maths.buffers]
     roles += [(Role.BATCH, f"batch.{i}") for i in range(len(leaves))]
-    graph = _graph(type(model).__name__, flat_graph, roles, origins_of(traced.graph, flat_graph.graph))
-    _check_constants(graph, {**parameters, **buffers})
+    roles += [(Role.DECISION, name) for name in decision_inputs(decisions)]
+    origins = origins_of(traced.graph, flat_graph.graph)
+    graph = _graph(model_name, flat_graph, roles, origins, [decision.operator for decision in decisions])
+    _check_constants(graph, {**maths.parameters, **maths.buffers})
     return graph
 
 
-def _places(model: nn.Module) -> dict[str, str]:
-    """Dotted name of every attribute that holds a parameter or buffer -> the name under which it is listed.
-
-    Each module counts once, however often it is used: functional_call would not restore it otherwise.
-    """
-    listed = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
-    places: dict[str, str] = {}
-    for prefix, module in model.named_modules():
-        own = [*module.named_parameters(recurse=False, remove_duplicate=False)]
-        own += [*module.named_buffers(recurse=False, remove_duplicate=False)]
-        places |= {f"{prefix}.{name}" if prefix else name: listed[id(t)] for name, t in own}
-    return places
+def decision_inputs(decisions: Sequence[Decision]) -> dict[str, torch.Tensor]:
+    """The graph inputs that hold what was decided, by name."""
+    return {f"decision.{k}.{i}": t for k, decision in enumerate(decisions) for i, t in enumerate(decision.results)}
 
 
 def _trace(function: Callable[..., Any]) -> Callable[..., fx.GraphModule]:
@@ -133,14 +118,19 @@ def _graph(
     module: fx.GraphModule,
     roles: list[tuple[Role, str]],
     origins: Mapping[fx.Node, fx.Node],
+    operators: Sequence[str],
 ) -> Graph:
+    """operators: that were asked, one for each pair of markers among the outputs."""
     module.graph.eliminate_dead_code(_has_effect)
     placeholders = [node for node in module.graph.nodes if node.op == "placeholder"]
     inputs = tuple(GraphInput(role, name, node) for (role, name), node in zip(roles, placeholders, strict=True))
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    loss, gradients, metrics, buffers, markers = output.args[0]
+    output.args = ((loss, gradients, metrics, buffers),)
+    for operator, (asked, taken) in zip(operators, markers, strict=True):
+        _decide(operator, asked, taken)
     nodes = tuple(node for node in module.graph.nodes if node.op in ("call_function", "get_attr"))
     constants = {node.target: getattr(module, node.target) for node in nodes if node.op == "get_attr"}
-    (output,) = (node for node in module.graph.nodes if node.op == "output")
-    loss, gradients, metrics, buffers = output.args[0]
     _check_shapes(model_name, nodes)
     _name_backward_nodes(inputs, nodes)
     kept = set(nodes)
@@ -148,13 +138,18 @@ def _graph(
     return Graph(model_name, inputs, nodes, constants, loss, gradients, buffers, metrics, origins)
 
 
-def _check_leaves(state: dict[str, torch.Tensor], leaves: list[Any]) -> None:
-    for i, leaf in enumerate(leaves):
-        if not isinstance(leaf, torch.Tensor):
-            raise CaptureError(f"batch leaf {i} is a {type(leaf).__name__}, not a tensor")
-    for name, tensor in [*state.items(), *((f"batch leaf {i}", leaf) for i, leaf in enumerate(leaves))]:
-        if tensor.device.type != "cpu":
-            raise CaptureError(f"{name} is on device {tensor.device}: meshemu runs the maths on the CPU")
+def _decide(operator: str, asked: Sequence[fx.Node], taken: Sequence[fx.Node]) -> None:
+    """Turn the markers of a question into the operator that waits for what is asked about and gives what was decided.
+
+    Where it has several results, the first does its work.
+    """
+    sources = [marker.args[0] for marker in asked]
+    for i, marker in enumerate(taken):
+        marker.target = Decided(operator, "lift_fresh" if i else operator.split(".")[1])
+        marker.args = (*sources, marker.args[0])
+        marker.kwargs = {}
+    for marker in asked:
+        marker.graph.erase_node(marker)
 
 
 def _check_constants(graph: Graph, state: dict[str, torch.Tensor]) -> None:
@@ -213,7 +208,7 @@ def _module_names(model: nn.Module) -> Iterator[None]:
 def _name_backward_nodes(inputs: tuple[GraphInput, ...], nodes: tuple[fx.Node, ...]) -> None:
     """Autograd's nodes run outside any forward: take the module of the parameter, else of the activation, they read."""
     for graph_input in inputs:
-        if graph_input.role is not Role.BATCH:
+        if graph_input.role in (Role.PARAMETER, Role.BUFFER):
             owner = graph_input.name.rpartition(".")[0]
             graph_input.node.meta["nn_module_stack"] = {owner: (owner, None)}
     for node in nodes:

@@ -16,11 +16,12 @@ class Role(Enum):
     PARAMETER = "parameter"
     BUFFER = "buffer"
     BATCH = "batch"
+    DECISION = "decision"
 
 
 @dataclass(frozen=True)
 class GraphInput:
-    """One placeholder: its role, its name (of a parameter or buffer, or "batch.0" ...) and its node."""
+    """One placeholder: its role, its name (of a parameter or buffer, or "batch.0" ..., "decision.0.0") and its node."""
 
     role: Role
     name: str
@@ -29,7 +30,7 @@ class GraphInput:
 
 @dataclass(frozen=True, eq=False)
 class Graph:
-    """(parameters, buffers, batch) -> (loss, gradients, buffers after the step, metrics), for the global batch.
+    """(parameters, buffers, batch, decisions) -> (loss, gradients, new buffers, metrics), for the global batch.
 
     nodes: operators in order, placeholders and output left out. constants: tensors that the graph reads by name.
     gradients: parameter name -> node, for the trainable parameters that the loss depends on. buffers: buffer name ->

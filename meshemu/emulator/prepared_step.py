@@ -1,0 +1,88 @@
+"""One training step, partitioned and timed: what the executor, the recorder and the reports start from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from meshemu.collectives import Schedule
+from meshemu.comm import Comm
+from meshemu.emulator.timed_step import TimedStep
+from meshemu.execute.blocks import Host
+from meshemu.execute.executor import Executor
+from meshemu.execute.number_formats import format_remarks
+from meshemu.execute.training import StepRunner
+from meshemu.hardware.format_roles import Formats
+from meshemu.network import Timing
+from meshemu.program.ir import Program
+from meshemu.units import format_bytes
+from meshemu.workload.plan import Plan
+from meshemu.workload.spmd import Gathered, Spmd
+
+__all__ = ["OfPreparedStep", "PreparedStep"]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedStep:
+    """One training step, partitioned and timed: what the executor, the recorder and the reports start from.
+
+    reason: why this plan, where it was chosen by `plan = "auto"`, else "". formats: of values by role.
+    """
+
+    plan: Plan
+    spmd: Spmd
+    schedules: Mapping[int, Schedule]
+    timed: TimedStep
+    reason: str
+    formats: Formats
+
+    @property
+    def gathered(self) -> tuple[Gathered, ...]:
+        """Operators that were computed on whole inputs, since no sharding rule fits theirs."""
+        return self.spmd.gathered
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the terms of the loss; none where it is one number."""
+        return tuple(self.spmd.metrics)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """The plan, why it was chosen if it was, what was gathered for want of a rule, and the number formats: one
+        sentence each.
+        """
+        why = f", chosen: {self.reason}" if self.reason else ""
+        gathers = (
+            f"gathered: {g.op} in {g.module or 'the loss'} has no sharding rule for its inputs; all devices compute it "
+            f"on whole ones ({format_bytes(g.size_bytes)} of cut inputs)"
+            for g in self.gathered
+        )
+        return (f"plan: {self.plan.describe()}{why}", *gathers, *format_remarks(self.spmd, self.formats))
+
+    @property
+    def last_timed(self) -> TimedStep:
+        """The timed step that was run last: this one."""
+        return self.timed
+
+    def executor(self, comm: Comm) -> StepRunner:
+        """The executor of this rank's devices."""
+        return Executor(self.spmd, Host.even(self.plan, comm.rank, comm.size), self.schedules, comm)
+
+
+class OfPreparedStep:
+    """What every result that holds a prepared step tells of its time."""
+
+    prepared: PreparedStep
+
+    @property
+    def timing(self) -> Timing:
+        """Virtual time of one step: ops, messages, links."""
+        return self.prepared.timed.timing
+
+    @property
+    def program(self) -> Program:
+        """What every device computes and sends in one step."""
+        return self.prepared.timed.program
+
+    @property
+    def time_ps(self) -> int:
+        """Virtual time of one step."""
+        return self.prepared.timed.timing.end_ps
