@@ -6,9 +6,10 @@ from typing import Any
 import torch
 
 from meshemu.execute.blocks import Blocks, Host, Key
+from meshemu.workload.formats.maxima import Maxima
 from meshemu.workload.layout import Layout
 from meshemu.workload.plan import Place
-from meshemu.workload.spmd import Compute, LocalRange, LocalShape, StepSeed, Value
+from meshemu.workload.spmd import Compute, LocalRange, LocalShape, StepSeed, Tracked, Value
 
 __all__ = ["ComputeTask", "step_seed"]
 
@@ -18,6 +19,19 @@ Environment = dict[int, Blocks]
 def step_seed(seed: int, step: int, salt: int) -> int:
     """A 64-bit seed for random operator `salt` in step `step`."""
     return (seed * 0x9E3779B97F4A7C15 + step * 0xD1B54A32D192ED03 + salt * 0x8CB92BA72F3D8DD7) & ((1 << 64) - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Moment:
+    """What changes from step to step: seeds, and the running maxima that number formats follow."""
+
+    seed: int
+    step: int
+    maxima: Maxima
+
+    def stream(self, salt: int) -> int:
+        """The seed of random operator `salt` in this step."""
+        return step_seed(self.seed, self.step, salt)
 
 
 @dataclass(frozen=True)
@@ -60,8 +74,9 @@ class ComputeTask:
             not instruction.takes_empty and any(v.layout.empty(place) for v in instruction.inputs),
         )
 
-    def run(self, environment: Environment, seed: int, step: int) -> None:
-        """Compute the blocks of the outputs."""
+    def run(self, environment: Environment, seed: int, step: int, maxima: Maxima | None = None) -> None:
+        """Compute the blocks of the outputs. maxima: what number formats follow, if any operator rounds."""
+        moment = _Moment(seed, step, maxima or Maxima())
         outputs = self.instruction.outputs
         for value in outputs:
             environment[value.id] = {}
@@ -69,8 +84,8 @@ class ComputeTask:
             if call.empty:
                 results = [torch.zeros(s, dtype=v.dtype) for s, v in zip(call.shapes, outputs, strict=True)]
             else:
-                args = [_fill(arg, environment, seed, step) for arg in call.args]
-                kwargs = {name: _fill(arg, environment, seed, step) for name, arg in call.kwargs.items()}
+                args = [_fill(arg, environment, moment) for arg in call.args]
+                kwargs = {name: _fill(arg, environment, moment) for name, arg in call.kwargs.items()}
                 results = _tensors(self.instruction.target(*args, **kwargs))
             for value, key, tensor in zip(outputs, call.outputs, results, strict=True):
                 environment[value.id][key] = tensor
@@ -98,13 +113,15 @@ def _range(layout: Layout, shape: tuple[int, ...], dim: int, place: Place) -> tu
     return (0, shape[dim]) if split is None else split.at(place)
 
 
-def _fill(arg: Any, environment: Environment, seed: int, step: int) -> Any:
+def _fill(arg: Any, environment: Environment, moment: _Moment) -> Any:
     if isinstance(arg, _Block):
         return environment[arg.value][arg.key]
     if isinstance(arg, StepSeed):
-        return step_seed(seed, step, arg.salt)
-    if isinstance(arg, list) and any(isinstance(item, _Block) for item in arg):
-        return [_fill(item, environment, seed, step) for item in arg]
+        return moment.stream(arg.salt)
+    if isinstance(arg, Tracked):
+        return moment.maxima.tracker(arg.key)
+    if isinstance(arg, list) and any(isinstance(item, _Block | StepSeed | Tracked | list) for item in arg):
+        return [_fill(item, environment, moment) for item in arg]
     return arg
 
 

@@ -5,40 +5,57 @@ parameters.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from meshemu.execute.executor import Executor, StepResult
+from meshemu.execute.executor import StepResult
+from meshemu.execute.feeding import BATCH
+from meshemu.execute.number_formats import StateRounding
 from meshemu.execute.optimizer import Optimizer
 from meshemu.execute.schedule import Scheduler, advance
-from meshemu.workload.capture import autocast
+from meshemu.hardware.format_roles import NONE, Formats
+from meshemu.workload.step_maths import autocast
 
-__all__ = ["DType", "Module", "StepOutcome", "Tensor", "Trainer", "run_step"]
+__all__ = ["DType", "Module", "Samples", "StepOutcome", "StepRunner", "Tensor", "Trainer", "run_step", "step_inputs"]
 
 DType = torch.dtype
 Module = nn.Module
 Tensor = torch.Tensor
+Samples = NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
 class StepOutcome:
     """What one step left behind: its loss, and a digest of all parameters and buffers after the update.
 
-    losses: by name, if the loss is a sum of several. gradients: by parameter name, clipped if they are, and
-    gradient_norm: over all of them before that, if they are. learning_rates: that of each parameter group in this step.
+    losses: its terms by name, if there are several. gradients: by parameter name, clipped if they are, and
+    gradient_norm: over all of them before that. learning_rates: that of each parameter group in this step.
     """
 
     loss: float
     parameters_sha256: str
     gradients: Mapping[str, torch.Tensor]
     losses: Mapping[str, float] = field(default_factory=dict)
-    gradient_norm: float | None = None
+    gradient_norm: float = float("nan")
     learning_rates: tuple[float, ...] = ()
+
+
+class StepRunner(Protocol):
+    """Whatever runs a step on the tensors that its graph has for inputs: an executor."""
+
+    @property
+    def samples(self) -> Samples:
+        """Indices along dim 0 of a batch that this rank reads; None for all of them."""
+
+    def run(self, inputs: Mapping[str, torch.Tensor], *, seed: int, step: int) -> StepResult:
+        """One step. inputs: whole tensors by graph input name, the same on every rank."""
 
 
 class Trainer:
@@ -48,18 +65,31 @@ class Trainer:
         self,
         model: nn.Module,
         optimizer: Optimizer | None,
-        executor: Executor,
+        executor: StepRunner,
         seed: int,
         schedule: Scheduler | None = None,
+        formats: Formats = NONE,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
         self._executor = executor
         self._seed = seed
         self._schedule = schedule
+        rounds = optimizer is not None and (formats.optimizer is not None or formats.second_moments is not None)
+        self._state_rounding = StateRounding(optimizer, formats) if rounds and optimizer is not None else None
+
+    @property
+    def samples(self) -> Samples:
+        """Indices along dim 0 of a batch that this rank reads; None for all of them."""
+        return self._executor.samples
 
     def step(self, batch: Any, step: int) -> StepOutcome:
-        """Forward, backward and update on a global batch (any nest of tensors, the same on every rank)."""
+        """Forward, backward and update on a global batch: any nest of tensors, the same on every rank that reads them.
+
+        The gradients of the step before are let go of first.
+        """
+        for parameter in self._model.parameters():
+            parameter.grad = None
         result = run_step(self._executor, self._model, batch, self._seed, step)
         if result.loss is None:
             raise AssertionError("a step of evaluation cannot train")
@@ -72,12 +102,14 @@ class Trainer:
             gradient = result.gradients.get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.dtype).clone()
         rates = self._update(loss)
+        if self._state_rounding is not None:
+            self._state_rounding.round(self._seed, step)
         return StepOutcome(
             loss,
             self._digest(),
             result.gradients,
             {name: float(value) for name, value in result.metrics.items()},
-            None if result.gradient_norm is None else float(result.gradient_norm),
+            float(_norm(result.gradients.values()) if result.gradient_norm is None else result.gradient_norm),
             rates,
         )
 
@@ -100,9 +132,24 @@ class Trainer:
         return digest.hexdigest()
 
 
-def run_step(executor: Executor, model: nn.Module, batch: Any, seed: int, step: int) -> StepResult:
+def _norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:
+    """2-norm over all gradients, in the format that clipping takes, of a step that does not compute it itself.
+
+    It takes nothing from the emulated machine: every rank holds the whole gradients for torch.optim already.
+    """
+    whole = list(gradients)
+    dtype = torch.float64 if any(g.dtype == torch.float64 for g in whole) else torch.float32
+    norms: torch.Tensor = torch.stack([torch.linalg.vector_norm(g, dtype=dtype) for g in whole])
+    return norms.square().sum().sqrt()
+
+
+def step_inputs(model: nn.Module, batch: Any) -> dict[str, torch.Tensor]:
+    """Parameters, buffers and the tensors of a global batch, by graph input name."""
+    leaves = {f"{BATCH}{i}": leaf for i, leaf in enumerate(pytree.tree_leaves(batch))}
+    return {**dict(model.named_parameters()), **dict(model.named_buffers()), **leaves}
+
+
+def run_step(executor: StepRunner, model: nn.Module, batch: Any, seed: int, step: int) -> StepResult:
     """Run the captured step of `model` on a global batch; the model is left as it is."""
-    leaves = {f"batch.{i}": leaf for i, leaf in enumerate(pytree.tree_leaves(batch))}
-    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with autocast(None):  # what autocast changes is in the graph already
-        return executor.run({**state, **leaves}, seed=seed, step=step)
+        return executor.run(step_inputs(model, batch), seed=seed, step=step)

@@ -26,12 +26,14 @@ __all__ = [
 
 def moments(x: torch.Tensor) -> torch.Tensor:
     """(count, mean, M2) of every channel of x (N, C, *S), as (C, 3); zeros for an empty block."""
-    n_channels = x.shape[1]
-    rows = _by_channel(x.to(accumulator(x.dtype)))
-    count = rows.shape[1]
-    mean = rows.mean(dim=1)
-    m2 = (rows - mean[:, None]).square().sum(dim=1)
-    return torch.stack([torch.full((n_channels,), float(count), dtype=rows.dtype), mean, m2], dim=1)
+    x = _packed(x)
+    dims, n_channels = _others(x), x.shape[1]
+    if not x.numel():
+        return x.new_zeros(n_channels, 3)
+    mean = x.mean(dims)
+    centred = x - _spread(mean, x)
+    m2 = centred.mul_(centred).sum(dims)
+    return torch.stack([torch.full_like(mean, x.numel() // n_channels), mean, m2], dim=1)
 
 
 def mean_and_inverse(total: torch.Tensor, eps: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,11 +49,12 @@ def normalise(
     bias: torch.Tensor | None,
 ) -> torch.Tensor:
     """Batch norm of a block (N, C, *S) by statistics (C) of the whole batch."""
-    shape = (1, -1, *[1] * (x.dim() - 2))
     scale = inverse if weight is None else inverse * weight.to(inverse.dtype)
-    y = (x.to(inverse.dtype) - mean.view(shape)) * scale.view(shape)
-    if bias is not None:
-        y = y + bias.to(inverse.dtype).view(shape)
+    y = x.to(inverse.dtype) - _spread(mean, x)
+    if bias is None:
+        y.mul_(_spread(scale, x))
+    else:
+        torch.addcmul(_spread(bias.to(inverse.dtype), x), y, _spread(scale, x), out=y)
     return y.to(x.dtype)
 
 
@@ -69,9 +72,9 @@ def running_statistics(
 
 def normalise_backward_sums(grad: torch.Tensor, x: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """(sum of dy, sum of dy * (x - mean)) of every channel, as (C, 2)."""
-    dtype = accumulator(x.dtype)
-    dy, rows = _by_channel(grad.to(dtype)), _by_channel(x.to(dtype))
-    return torch.stack([dy.sum(dim=1), (dy * (rows - mean[:, None])).sum(dim=1)], dim=1)
+    dy, x = _packed(grad), _packed(x)
+    product = (x - _spread(mean, x)).mul_(dy)
+    return torch.stack([dy.sum(_others(x)), product.sum(_others(x))], dim=1)
 
 
 def normalise_backward(
@@ -85,12 +88,12 @@ def normalise_backward(
 ) -> torch.Tensor:
     """Gradient of a block's input from the sums over the whole batch of `count` elements a channel."""
     dtype = accumulator(x.dtype)
-    shape = (1, -1, *[1] * (x.dim() - 2))
     scale = inverse if weight is None else inverse * weight.to(dtype)
-    mean_dy = (sums[:, 0] / count).view(shape)
-    projection = (sums[:, 1] / count * inverse.square()).view(shape)
-    centred = x.to(dtype) - mean.view(shape)
-    return ((grad.to(dtype) - mean_dy - centred * projection) * scale.view(shape)).to(x.dtype)
+    offset = _spread(-scale * sums[:, 0] / count, x)
+    projection = _spread(-scale * sums[:, 1] / count * inverse.square(), x)
+    result = x.to(dtype) - _spread(mean, x)
+    torch.addcmul(offset, result, projection, out=result)
+    return result.addcmul_(grad.to(dtype), _spread(scale, x)).to(x.dtype)
 
 
 def running_deviation(running_mean: torch.Tensor, running_var: torch.Tensor, eps: float) -> tuple[Any, Any]:
@@ -103,7 +106,7 @@ def scaled_gradient(
 ) -> torch.Tensor:
     """Gradient of a block's input through fixed statistics."""
     scale = inverse if weight is None else inverse * weight
-    return (grad * scale.view(1, -1, *[1] * (x.dim() - 2))).to(x.dtype)
+    return (grad * _spread(scale, x)).to(x.dtype)
 
 
 def normalise_parameter_gradients(sums: torch.Tensor, inverse: torch.Tensor, dtype: torch.dtype) -> tuple[Any, Any]:
@@ -124,8 +127,19 @@ def scatter_strided_window(x: torch.Tensor, window: torch.Tensor, stride: list[i
     return result
 
 
-def _by_channel(x: torch.Tensor) -> torch.Tensor:
-    return x.transpose(0, 1).reshape(x.shape[1], -1).contiguous()
+def _packed(x: torch.Tensor) -> torch.Tensor:
+    """X as statistics are made of it: sums of the same numbers in other strides may differ in their last bits."""
+    return x.to(accumulator(x.dtype)).contiguous()
+
+
+def _others(x: torch.Tensor) -> list[int]:
+    """The dims of x but for its channels."""
+    return [0, *range(2, x.dim())]
+
+
+def _spread(vector: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """A number for each channel, as it broadcasts over x."""
+    return vector.view(-1, *[1] * (x.dim() - 2))
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

@@ -79,9 +79,27 @@ def stored_dataset(
     return Dataset(train, test, n_classes, description)
 
 
-def batch(dataset: Dataset, step: int, batch_size: int, seed: int) -> tuple[Any, Any]:
-    """Inputs and targets of training step `step` = 0, 1, ...: the same on every rank, whatever was drawn before."""
-    return dataset.train.take(batch_indices(len(dataset.train), step, batch_size, seed))
+def batch(
+    dataset: Dataset, step: int, batch_size: int, seed: int, rows: NDArray[np.int64] | None = None
+) -> tuple[Any, Any]:
+    """Inputs and targets of training step `step` = 0, 1, ...: the same on every rank, whatever was drawn before.
+
+    rows: those of the batch that are made; the memory of the others is not touched. None makes them all.
+    """
+    indices = batch_indices(len(dataset.train), step, batch_size, seed)
+    if rows is None or len(rows) == batch_size:
+        return dataset.train.take(indices)
+    if not len(rows):
+        return empty_batch(dataset, batch_size)
+    places = torch.from_numpy(rows)
+
+    def placed(part: Tensor) -> Tensor:
+        whole = torch.empty((batch_size, *part.shape[1:]), dtype=part.dtype)
+        whole[places] = part
+        return whole
+
+    inputs, targets = pytree.tree_map(placed, dataset.train.take(indices[rows]))
+    return inputs, targets
 
 
 def empty_batch(dataset: Dataset, batch_size: int) -> tuple[Any, Any]:

@@ -60,6 +60,9 @@ def load_from_file(reference: str, args: Mapping[str, Any]) -> Dataset:
             f"'{reference}': must return four tensors (train_inputs, train_targets, test_inputs, test_targets), "
             f"not {_describe(data)}"
         )
+    for leaf in pytree.tree_leaves(list(data)):
+        if leaf.device.type != "cpu":
+            raise InputError(f"'{reference}': a tensor is on device {leaf.device}: meshemu runs the maths on the CPU")
     train_inputs, train_targets, test_inputs, test_targets = data
     return stored_dataset(
         train_inputs=train_inputs, train_targets=train_targets, test_inputs=test_inputs, test_targets=test_targets,
