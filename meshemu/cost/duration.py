@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 
 from meshemu.cost.number_formats import bits_of, flops_per_s
 from meshemu.cost.op_classes import ALLOCATIONS, MATRIX, VIEWS, base_name
+from meshemu.cost.work import Work
 from meshemu.errors import InputError
 from meshemu.hardware.device import DeviceSpec
 from meshemu.program.ir import OpKind, Program
 
-__all__ = ["combine_cost", "durations_ps"]
+__all__ = ["combine_cost", "durations_ps", "work_ps"]
 
 _PS_PER_S = 10**12
 
@@ -50,6 +51,20 @@ def durations_ps(program: Program, device: DeviceSpec | None) -> Int64Array:
     )
     durations[timed] += np.where(is_reduce[timed], device.combine_ps, device.op_launch_ps)
     return durations
+
+
+def work_ps(device: DeviceSpec, op_class: str, number_format: str, work: Work) -> int:
+    """Duration of one COMPUTE op with this work: what `durations_ps` gives it in a Program.
+
+    Raises:
+        InputError: the device has a rate or bandwidth that is not positive.
+    """
+    name = base_name(op_class)
+    if name in VIEWS | ALLOCATIONS or work == Work(0, 0, 0):
+        return 0
+    peak = _positive(device, f"{number_format} flop/s", flops_per_s(device, number_format, matrix=name in MATRIX))
+    flops, read_bytes, write_bytes = (np.array([n], np.int64) for n in (work.flops, work.read_bytes, work.write_bytes))
+    return int(_roofline_ps(device, flops, np.array([peak]), read_bytes, write_bytes)[0]) + device.op_launch_ps
 
 
 def combine_cost(device: DeviceSpec | None, number_format: str) -> Callable[[Int64Array], Int64Array]:

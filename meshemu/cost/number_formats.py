@@ -2,11 +2,16 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 
 from meshemu.errors import InputError
 from meshemu.hardware.device import DeviceSpec
 
 __all__ = ["bits_of", "flops_per_s", "is_supported"]
+
+
+_FAMILIES: Mapping[str, str] = MappingProxyType({"cfloat8_1_4_3": "cfp8", "cfloat8_1_5_2": "cfp8"})
+"""Number format -> the name under which devices list the rate of all formats of its kind."""
 
 
 def bits_of(number_format: str) -> int:
@@ -46,13 +51,15 @@ def flops_per_s(device: DeviceSpec, number_format: str, *, matrix: bool) -> int:
 
 def is_supported(device: DeviceSpec, number_format: str) -> bool:
     """Whether the device lists the format by its name, on either unit."""
-    return number_format in device.matrix_flops_per_s or number_format in device.vector_flops_per_s
+    names = {number_format, _FAMILIES.get(number_format, number_format)}
+    return not names.isdisjoint({*device.matrix_flops_per_s, *device.vector_flops_per_s})
 
 
 def _rate(rates: Mapping[str, int], number_format: str) -> int | None:
     """Rate of the format or of its stand-in, None if all listed are narrower."""
-    if number_format in rates:
-        return rates[number_format]
+    for name in (number_format, _FAMILIES.get(number_format, number_format)):
+        if name in rates:
+            return rates[name]
     bits = bits_of(number_format)
     wide = [(bits_of(name), rate) for name, rate in rates.items() if bits_of(name) >= bits]
     return min(wide)[1] if wide else None

@@ -47,10 +47,10 @@ MATRIX = ATTENTION | {
 VIEWS = frozenset({
     "_reshape_alias", "_unsafe_view", "alias", "as_strided", "detach", "diagonal", "expand", "flatten", "getitem",
     "lift_fresh", "movedim", "narrow", "permute", "reshape", "select", "slice", "split", "split_with_sizes", "squeeze",
-    "swapaxes", "t", "transpose", "unbind", "unfold", "unsafe_split",
+    "round_format", "swapaxes", "t", "transpose", "unbind", "unfold", "unsafe_split",
     "unsafe_split_with_sizes", "unsqueeze", "view",
 })  # fmt: skip
-"""Op classes that only rename what is in memory: no work."""
+"""Op classes that only rename what is in memory, or round it as it gets there: no work."""
 
 ALLOCATIONS = frozenset({"empty", "empty_like", "empty_permuted", "empty_strided", "new_empty", "new_empty_strided"})
 """Op classes that reserve memory and write nothing: no work."""
