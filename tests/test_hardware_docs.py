@@ -3,11 +3,6 @@
 import importlib.util
 from pathlib import Path
 
-import pytest
-
-from meshemu.hardware import System
-from meshemu.hardware.published import TOTALS
-
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = importlib.util.spec_from_file_location("generate_hardware_docs", ROOT / "scripts" / "generate_hardware_docs.py")
 generate = importlib.util.module_from_spec(SPEC)
@@ -16,9 +11,3 @@ SPEC.loader.exec_module(generate)
 
 def test_page_is_current():
     assert (ROOT / "docs" / "hardware.md").read_text(encoding="utf-8") == generate.page()
-
-
-@pytest.mark.parametrize("known", TOTALS, ids=lambda known: f"{known.preset}-{known.quantity}")
-def test_published_totals_beside_the_models(known):
-    value = generate.model_value(System.preset(known.preset), known.quantity)
-    assert value == pytest.approx(known.figure.value, rel=known.tolerance)

@@ -8,6 +8,7 @@ from meshemu.hardware.describe import total
 from meshemu.hardware.figure import GRADES
 from meshemu.hardware.published import TOTALS
 from meshemu.mesh import flatten
+from meshemu.study.quantities import model_value
 
 SPEC = DeviceSpec("chip", 3, {"bf16": 10**12}, {"fp32": 10**11}, 10**6, 10**9, 5 * 10**8, 0, 7)
 
@@ -22,6 +23,12 @@ SPEC = DeviceSpec("chip", 3, {"bf16": 10**12}, {"fp32": 10**11}, 10**6, 10**9, 5
         ("dojo-tray", None, 10, 15, 150),
         ("dojo-cabinet", "tile", 3, 4, 12),
         ("dojo-exapod", "die", 15, 200, 3000),
+        ("wse2-die", None, 7, 3, 21),
+        ("wse2-wafer", None, 7, 12, 84),
+        ("wse2-wafer", "block", 49, 36, 1764),
+        ("a100-8", None, 8, 1, 8),
+        ("a100-24", None, 8, 3, 24),
+        ("a100-24", "node", 1, 3, 3),
     ],
 )
 def test_grid_of_devices(name, devices, rows, cols, alive):
@@ -39,9 +46,19 @@ def test_device_adds_up_what_is_inside():
     assert die.combine_ps > node.combine_ps > 0
 
 
-@pytest.mark.parametrize("known", [known for known in TOTALS if known.quantity not in ("bisection", "edge")])
+CHEAP = [known for known in TOTALS if known.quantity != "fabric"]  # that of a whole wafer is among the rows of validate
+
+
+@pytest.mark.parametrize("known", CHEAP, ids=lambda known: f"{known.preset}-{known.quantity}")
 def test_totals_are_the_published_ones(known):
-    assert total(System.preset(known.preset), known.quantity) == pytest.approx(known.figure.value, rel=known.tolerance)
+    value = model_value(System.preset(known.preset), known.quantity)
+    assert value == pytest.approx(known.figure.value, rel=known.tolerance)
+    assert figure_of(known) in (None, value)
+
+
+def figure_of(known):
+    """What the description of a system says, without a mesh; None where it needs one."""
+    return total(System.preset(known.preset), known.quantity)
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -63,6 +80,31 @@ def test_conflicting_figures_are_chosen_by_name():
         System.preset("dojo-die", figures={"noc_size": "wide"})
     with pytest.raises(InputError, match=r"figures\.noc_width = 'huge' is not one of wide, narrow"):
         System.preset("dojo-die", figures={"noc_width": "huge"})
+
+
+def test_comparison_systems_have_their_published_figures():
+    gpu, core = System.preset("a100-24").device, System.preset("wse2-die", "core").device
+    assert (gpu.matrix_flops_per_s["bf16"], gpu.sram_bytes) == (312 * 10**12, 80 * 10**9)
+    assert gpu.load_bytes_per_s == gpu.store_bytes_per_s == 2 * 10**12
+    assert (core.sram_bytes, core.load_bytes_per_s + core.store_bytes_per_s) == (48_000, 24 * 1_100_000_000)
+    simple = System.preset("a100-8", figures={"protocol": "simple"})
+    assert simple.figure("nvlink.latency").value == 3_400_000
+    assert simple.figure("nvlink.latency").value + simple.figure("network.latency").value == 14_000_000
+    slow = System.preset("wse2-die", "core", {"clock": "measured"})
+    assert slow.device.matrix_flops_per_s["bf16"] == 8 * 850_000_000
+    assert slow.injection_latency_ps == 2 * 1176
+
+
+def test_rated_power_is_that_of_the_largest_units():
+    assert System.preset("dojo-die").power_w == ("die.power", 400, 1)
+    assert System.preset("dojo-tray", "node").power_w == ("tile.power", 15_000, 6)
+    assert System.preset("a100-24").power_w == ("gpu.power", 400, 24)
+    assert System.grid(rows=1, cols=2, bandwidth=1, latency=0).power_w is None
+    changed = System.preset("dojo-tile").override({"tile.power": "14 kW", "die_edge.energy": "0.5 pJ/bit"})
+    assert changed.power_w == ("tile.power", 14_000, 1) and changed.figure("die_edge.energy").value == 500
+    for wrong in ({"tile.power": "14 kV"}, {"die_edge.energy": "1 pJ"}):
+        with pytest.raises(InputError, match=r"is not (a power|an energy per bit)"):
+            System.preset("dojo-tile").override(wrong)
 
 
 def test_unknown_names_list_the_valid_ones():
@@ -171,6 +213,7 @@ def test_descriptions_name_every_preset_and_figure():
         text = describe_system(name)
         for key, figure in System.preset(name).figures():
             assert key in text and figure.text() in text and figure.source in text
-        assert "noc_width = narrow" in text
+        assert ("noc_width = narrow" in text) == name.startswith("dojo")
+        assert ("protocol = simple" in text) == name.startswith("a100")
     with pytest.raises(InputError, match="unknown system"):
         describe_system("dojo-moon")

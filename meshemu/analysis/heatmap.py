@@ -19,6 +19,8 @@ from matplotlib.colors import ListedColormap, Normalize, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from meshemu.analysis.link_ends import link_ends, room_for_switches, switch_bars
+from meshemu.analysis.metrics import router_table
 from meshemu.errors import RecordError
 from meshemu.hardware import System
 from meshemu.mesh import Mesh
@@ -51,6 +53,8 @@ def save(run: Run, path: str | os.PathLike[str], step: int = -1) -> None:
     figures = run.steps.iloc[step]
     system = System.from_json(run.system_json)
     title = f"Link utilisation, {system.name}, step {figures.name}: {format_time(int(figures['time_ps']))}"
+    if router_table(run.config) is not None:
+        title += ", with routers"
     figure = _draw(run.mesh(), utilisation, title, system.devices)
     try:
         FigureCanvasAgg(figure).print_figure(Path(path), dpi=_DPI, format="png")
@@ -66,6 +70,7 @@ def _draw(mesh: Mesh, utilisation: NDArray[np.float64], title: str, unit: str) -
     figure, axes, points_per_pitch = _page(mesh)
     _draw_tiles(axes, mesh, points_per_pitch)
     _draw_devices(axes, mesh, points_per_pitch)
+    _draw_switches(axes, mesh)
     outer = _OUTER if points_per_pitch >= _WIDE_PITCH_POINTS else _OUTER_WHEN_SMALL
     links = np.flatnonzero(on_grid)
     links = links[np.argsort(utilisation[links], kind="stable")]  # the busiest on top
@@ -81,7 +86,8 @@ def _draw(mesh: Mesh, utilisation: NDArray[np.float64], title: str, unit: str) -
 
 def _page(mesh: Mesh) -> tuple[Figure, Axes, float]:
     """A page around the grid, axes in units of the grid's pitch (rows downwards), and the pitch in points."""
-    width, height = mesh.cols + 2 * _MARGIN - 1, mesh.rows + 2 * _MARGIN - 1
+    upper, side = room_for_switches(mesh)
+    width, height = mesh.cols + 2 * _MARGIN - 1 + side, mesh.rows + 2 * _MARGIN - 1 + upper
     by_area, by_length = _MEAN_SIDE_INCHES / (width * height) ** 0.5, _LONG_SIDE_INCHES / max(width, height)
     inches = min(by_area, by_length, _LARGEST_PITCH_INCHES)
     left, right, bottom, above = _LEFT_INCHES, 1.0, 0.45, 0.75
@@ -91,8 +97,8 @@ def _page(mesh: Mesh) -> tuple[Figure, Axes, float]:
     figure = Figure(figsize=(page_width, page_height), facecolor="white")
     box = (left / page_width, bottom / page_height, 1 - (left + right) / page_width, box_height / page_height)
     axes = figure.add_axes(box)
-    axes.set_xlim(-_MARGIN, mesh.cols - 1 + _MARGIN)
-    axes.set_ylim(mesh.rows - 1 + _MARGIN, -_MARGIN)
+    axes.set_xlim(-_MARGIN, mesh.cols - 1 + _MARGIN + side)
+    axes.set_ylim(mesh.rows - 1 + _MARGIN, -_MARGIN - upper)
     axes.set_aspect("equal", anchor="W")
     axes.set_axis_off()
     return figure, axes, 72 * inches
@@ -137,12 +143,22 @@ def _draw_devices(axes: Axes, mesh: Mesh, points_per_pitch: float) -> None:
             axes.text(col, row, text, ha="center", va="center", fontsize=min(size, 9), color=_INK, zorder=3)
 
 
+def _draw_switches(axes: Axes, mesh: Mesh) -> None:
+    """A bar for every switch."""
+    axes.add_collection(
+        LineCollection(switch_bars(mesh), colors=_TILE_EDGE, linewidths=4, capstyle="projecting", zorder=1)
+    )
+
+
 def _arrows(mesh: Mesh, links: NDArray[np.int64], outer: float) -> NDArray[np.float64]:
     """Outline of each link as an arrow on the right-hand side of its travel, float[n, 5, 2] in (col, row)."""
-    centres = np.column_stack([mesh.col, mesh.row]).astype(float)
-    start, end = centres[mesh.link_src[links]], centres[mesh.link_dst[links]]
+    start, end = link_ends(mesh, links, _DEVICE_HALF).transpose(1, 0, 2)
+    if mesh.switches is not None:  # these arrows fill the way from end to end
+        stretched = (end - start) / (_TIP - _TAIL)
+        start = start - _TAIL * stretched
+        end = start + stretched
     along = end - start
-    aside = np.column_stack([-along[:, 1], along[:, 0]])
+    aside = np.column_stack([-along[:, 1], along[:, 0]]) / np.linalg.norm(along, axis=1, keepdims=True)
     #      lengthwise, sideways: two corners at the tail, two shoulders, the tip
     tip = (_TIP, (_INNER + outer) / 2)
     outline = np.array([(_TAIL, _INNER), (_TAIL, outer), (_SHOULDER, outer), tip, (_SHOULDER, _INNER)])

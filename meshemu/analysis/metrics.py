@@ -2,12 +2,13 @@
 
 import tomllib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.analysis.critical_path import CriticalPath, critical_path
+from meshemu.cost.number_formats import flops_per_s
 from meshemu.errors import RecordError
 from meshemu.hardware import DeviceSpec, System
 from meshemu.mesh import Order
@@ -25,6 +26,7 @@ __all__ = [
     "link_classes",
     "op_classes",
     "path_of",
+    "router_table",
     "union_ps",
 ]
 
@@ -52,7 +54,10 @@ def compute_rate(run: Run, step: int = -1) -> ComputeRate:
     time_s = figures["time_ps"] / 1e12
     achieved = float(figures["flops"]) / time_s if time_s > 0 else 0.0
     main = program.number_formats[int(work.argmax())] if len(work) else ""
-    peaks = [_peak(system.device, name, system.n_alive) for name in program.number_formats]
+    peaks = [
+        _peak(system.device, name, system.n_alive) if flops else None
+        for name, flops in zip(program.number_formats, work, strict=True)
+    ]
     peak = peaks[int(work.argmax())] if len(work) else None
     least_s = sum(int(flops) / rate for flops, rate in zip(work, peaks, strict=True) if flops and rate)
     known = all(rate for flops, rate in zip(work, peaks, strict=True) if flops)
@@ -146,11 +151,10 @@ def path_of(run: Run) -> CriticalPath:
 
 
 def _peak(device: DeviceSpec | None, number_format: str, n_devices: int) -> int | None:
-    """Rate of the matrix units in a format, of the vector units where the matrix units lack it; None if unknown."""
-    if device is None:
+    """The highest rate at which ops in a format are timed, by a stand-in where it is not listed; None if unknown."""
+    if device is None or not (device.matrix_flops_per_s or device.vector_flops_per_s):
         return None
-    rate = device.matrix_flops_per_s.get(number_format) or device.vector_flops_per_s.get(number_format)
-    return rate * n_devices if rate else None
+    return flops_per_s(device, number_format, matrix=True) * n_devices
 
 
 def _spans(
@@ -167,10 +171,19 @@ def _spans(
     return np.where(none, np.nan, start), np.where(none, np.nan, end)
 
 
+def router_table(config: str) -> dict[str, Any] | None:
+    """Figures of the routers that a run was timed with, by keyword of `Router`; None for unbounded FIFOs."""
+    table = _document(config).get("network", {}).get("router")
+    return table if isinstance(table, dict) else None
+
+
 def _routing(config: str) -> Order:
     """How the run routed its messages."""
+    return "yx" if _document(config).get("timing", {}).get("routing") == "yx" else "xy"
+
+
+def _document(config: str) -> dict[str, Any]:
     try:
-        routing = tomllib.loads(config).get("timing", {}).get("routing")
+        return tomllib.loads(config)
     except tomllib.TOMLDecodeError as error:
         raise RecordError(f"the config in the results file is not TOML: {error}") from None
-    return "yx" if routing == "yx" else "xy"

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from meshemu.analysis.summary import as_dict
+from meshemu.analysis.table import percent, table
+from meshemu.hardware import Router
 from meshemu.record import Run
-from meshemu.units import format_bytes, format_flops, format_time
+from meshemu.units import format_bytes, format_energy, format_flops, format_power, format_time
 
 __all__ = ["as_dict", "render"]
 
@@ -14,12 +16,13 @@ _WIDTH = 100
 _LABEL_WIDTH = 44
 
 
-def render(run: Run) -> str:
-    """The report of a run as text, without a newline at the end."""
+def render(run: Run, more: str = "") -> str:
+    """The report of a run as text, without a newline at the end; more: a section to stand below the verdict."""
     content = as_dict(run)
     sections = [
         _head(content),
         "\n".join(textwrap.wrap(content["verdict"], _WIDTH)),
+        more,
         _steps(content),
         _where_time_goes(content),
         _op_classes(content),
@@ -43,8 +46,13 @@ def _head(content: Mapping[str, Any]) -> str:
             f"{system['name']}: {system['rows']} x {system['cols']} = {system['n_devices']:,} {units}"
             f"{f' ({dead} dead)' if dead else ''}, {system['n_links']:,} directed links; {program['n_ops']:,} ops and "
             f"{program['n_messages']:,} messages ({format_bytes(program['message_bytes'])}) a step",
+            *textwrap.wrap(f"Timed with {_network(content['router'])}.", _WIDTH),
         ]
     )
+
+
+def _network(router: Mapping[str, Any] | None) -> str:
+    return "unbounded FIFOs on links" if router is None else f"routers: {Router(**router).describe()}"
 
 
 def _steps(content: Mapping[str, Any]) -> str:
@@ -61,14 +69,13 @@ def _steps(content: Mapping[str, Any]) -> str:
         row("time of the step", "time_ps", format_time),
         [
             "compute (busiest device)",
-            *(f"{format_time(s['compute_ps'])} ({_percent(s['compute_ps'], s['time_ps'])})" for s in steps),
+            *(f"{format_time(s['compute_ps'])} ({percent(s['compute_ps'], s['time_ps'])})" for s in steps),
         ],
         [
             "exposed communication",
-            *(f"{format_time(s['exposed_comm_ps'])} ({_percent(s['exposed_comm_ps'], s['time_ps'])})" for s in steps),
+            *(f"{format_time(s['exposed_comm_ps'])} ({percent(s['exposed_comm_ps'], s['time_ps'])})" for s in steps),
         ],
-        row("loss", "loss", _number),
-        row("accuracy", "accuracy", lambda value: _fraction(value)),
+        *_training_rows(content["loss_names"], steps),
         row("wall time of emulation", "wall_s", lambda value: f"{value:.3g} s"),
     ]
     peak = "unknown" if rate["peak_flops_per_s"] is None else format_flops(rate["peak_flops_per_s"])
@@ -76,8 +83,35 @@ def _steps(content: Mapping[str, Any]) -> str:
         f"Last step: {format_flops(round(rate['achieved_flops_per_s']))} of {peak} peak in "
         f"{rate['number_format'] or 'no format'} ({_fraction(rate['fraction_of_peak'])} of peak over all formats)"
     )
-    table = _table(["", *(f"step {step['step']}" for step in steps)], rows)
-    return f"Steps\n{table}\n{_indent(reached)}"
+    steps_table = table(["", *(f"step {step['step']}" for step in steps)], rows)
+    return "\n".join([f"Steps\n{steps_table}", *map(_indent, [reached, *_energy(content["energy"])])])
+
+
+def _energy(energy: Mapping[str, Any]) -> list[str]:
+    """Lines on the estimated energy of the last step; none where nothing is known."""
+    lines = []
+    if energy["total_j"] is not None:
+        lines.append(
+            f"Energy of the last step, estimated: {format_energy(energy['total_j'])} = "
+            f"{format_power(energy['power_w'])} x time; {energy['basis']}"
+        )
+    for name, value in energy["links_j"].items():
+        lines.append(f"Part of it on {name} links, by the energy per bit that was assumed: {format_energy(value)}")
+    return lines
+
+
+def _training_rows(loss_names: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """What the maths of each step gave, without what was computed in none of them; the loss in any case."""
+    optional = [("loss, held out", "held_out_loss", _number)]
+    optional += [(f"  {name}, held out", f"held_out_loss_{name}", _number) for name in loss_names]
+    optional += [("accuracy, held out", "accuracy", _fraction), ("norm of gradients", "gradient_norm", _number)]
+    rates = [key for key in steps[0] if key.startswith("learning_rate")]
+    lines = [("loss", "loss", _number), *((f"  {name}", f"loss_{name}", _number) for name in loss_names)]
+    lines += [line for line in optional if any(step[line[1]] is not None for step in steps)]
+    rows = [[label, *(form(step[key]) for step in steps)] for label, key, form in lines]
+    if any(step[key] is not None for step in steps for key in rates):
+        rows.append(["learning rate", *(", ".join(_number(step[key]) for key in rates) for step in steps)])
+    return rows
 
 
 def _where_time_goes(content: Mapping[str, Any]) -> str:
@@ -91,12 +125,12 @@ def _where_time_goes(content: Mapping[str, Any]) -> str:
         ("combining in reductions", path["combine_ps"]),
         ("link latency", path["latency_ps"]),
         ("serialisation on links", path["serialisation_ps"]),
-        ("waiting for links", path["waiting_ps"]),
+        ("waiting for links" if content["router"] is None else "in routers, waiting included", path["waiting_ps"]),
     ]
-    rows = [[name, format_time(value), _percent(value, total)] for name, value in parts]
-    rows.append(["total", format_time(total), _percent(total, total)])
+    rows = [[name, format_time(value), percent(value, total)] for name, value in parts]
+    rows.append(["total", format_time(total), percent(total, total)])
     title = f"Critical path of step {path['step']} ({path['n_ops']:,} ops, {path['n_messages']:,} messages)"
-    return f"{title}\n{_table(['', 'time', 'share'], rows)}"
+    return f"{title}\n{table(['', 'time', 'share'], rows)}"
 
 
 def _op_classes(content: Mapping[str, Any]) -> str:
@@ -111,13 +145,13 @@ def _op_classes(content: Mapping[str, Any]) -> str:
             f"{row['ops']:,}",
             format_time(round(row["device_ps"] / n_alive)),
             format_time(row["busiest_device_ps"]),
-            _percent(row["busiest_device_ps"], step_ps),
+            percent(row["busiest_device_ps"], step_ps),
             _count(row["flops"], "FLOP"),
         ]
         for row in rows
     ]
     head = ["class", "kind", "ops", "mean device", "busiest device", "of step", "work"]
-    return f"Time by op class\n{_table(head, cells, left=2)}"
+    return f"Time by op class\n{table(head, cells, left=2)}"
 
 
 def _collectives(content: Mapping[str, Any]) -> str:
@@ -137,7 +171,7 @@ def _collectives(content: Mapping[str, Any]) -> str:
         for row in rows
     ]
     head = ["collective", "count", "buffers", "sent", "active", "longest", "which"]
-    return f"Collectives and other messages\n{_table(head, cells, right_to=6)}"
+    return f"Collectives and other messages\n{table(head, cells, right_to=6)}"
 
 
 def _link_classes(content: Mapping[str, Any]) -> str:
@@ -153,7 +187,7 @@ def _link_classes(content: Mapping[str, Any]) -> str:
         for row in content["link_classes"]
     ]
     head = ["class", "links", "carried", "mean in use", "most in use", "waited (all packets)"]
-    return f"Links by class, last step\n{_table(head, cells)}" if cells else ""
+    return f"Links by class, last step\n{table(head, cells)}" if cells else ""
 
 
 def _busiest_links(content: Mapping[str, Any]) -> str:
@@ -170,7 +204,7 @@ def _busiest_links(content: Mapping[str, Any]) -> str:
         for row in content["busiest_links"]
     ]
     head = ["link", "id", "class", "in use", "carried", "waited", "queue"]
-    return f"Busiest links, last step\n{_table(head, cells)}" if cells else ""
+    return f"Busiest links, last step\n{table(head, cells)}" if cells else ""
 
 
 def _assumptions(content: Mapping[str, Any]) -> str:
@@ -180,28 +214,8 @@ def _assumptions(content: Mapping[str, Any]) -> str:
     return "\n".join(["Assumptions that these figures rest on", *wrapped]) if wrapped else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, right_to: int | None = None) -> str:
-    """Aligned columns: the first `left` to the left, the others to the right up to column `right_to`."""
-    lines = [list(head), *map(list, rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    stop = len(head) if right_to is None else right_to
-
-    def render_line(line: Sequence[str]) -> str:
-        cells = [
-            cell.rjust(width) if left <= i < stop else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ]
-        return f"  {'  '.join(cells)}".rstrip()
-
-    return "\n".join(map(render_line, lines))
-
-
 def _indent(text: str) -> str:
     return f"  {text}"
-
-
-def _percent(part: int, total: int) -> str:
-    return f"{100 * part / total:.1f} %" if total else "-"
 
 
 def _fraction(value: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from meshemu.analysis import metrics
+from meshemu.analysis.energy import step_energy
 from meshemu.analysis.verdict import verdict
 from meshemu.hardware import System
 from meshemu.record import Run
@@ -24,9 +25,12 @@ def as_dict(run: Run) -> dict[str, Any]:
         "steps_planned": run.n_steps_planned,
         "system": _system(run),
         "program": _program(run),
+        "router": metrics.router_table(run.config),
+        "loss_names": list(run.loss_names),
         "first_step": _step(run, 0),
         "last_step": _step(run, -1),
         "compute_rate": _compute_rate(run),
+        "energy": dict(vars(step_energy(run))) if run.n_steps else None,
         "critical_path": _critical_path(run),
         "op_classes": _rows(metrics.op_classes(run)) if run.recorded_steps else [],
         "collectives": _collectives(run),

@@ -5,7 +5,7 @@ from typing import Any
 
 from meshemu.units import format_time
 
-__all__ = ["verdict"]
+__all__ = ["bound_by", "verdict"]
 
 _PARTS = {
     "waiting_ps": "messages waiting for links in use",
@@ -19,6 +19,8 @@ _BOUND_BY = {
     "latency_ps": "link latency",
     "combine_ps": "the combinations in reductions",
 }
+_OF_ROUTERS = {"waiting_ps": "messages waiting in routers and passing through them"}
+_BOUND_BY_ROUTERS = {"waiting_ps": "contention and delay in routers"}
 
 
 def verdict(content: Mapping[str, Any]) -> str:
@@ -29,7 +31,8 @@ def verdict(content: Mapping[str, Any]) -> str:
     sentences = [_incomplete(content)] if not content["complete"] else []
     if last["time_ps"] == 0:
         return " ".join([*sentences, "The step takes no virtual time: no op has a cost on this system."])
-    sentences.append(_from_path(path) if path and path["total_ps"] else _from_split(last))
+    routers = content["router"] is not None
+    sentences.append(_from_path(path, routers) if path and path["total_ps"] else _from_split(last))
     sentences.append(_compute(content))
     if content["busiest_links"]:
         link = content["busiest_links"][0]
@@ -38,8 +41,21 @@ def verdict(content: Mapping[str, Any]) -> str:
     return " ".join(sentences)
 
 
-def _from_path(path: Mapping[str, Any]) -> str:
-    """The larger of compute and communication on the critical path, and its largest part."""
+def bound_by(content: Mapping[str, Any]) -> str:
+    """What takes the largest part of the critical path, in a few words, from the values of `as_dict`."""
+    path = content["critical_path"]
+    if not path or not path["total_ps"]:
+        return "-"
+    if path["compute_ps"] * 2 >= path["total_ps"]:
+        return f"compute, most of it {next(iter(path['compute_ps_by_class']))}"
+    words = _BOUND_BY | _BOUND_BY_ROUTERS if content["router"] is not None else _BOUND_BY
+    return words[max(words, key=lambda key: path[key])]
+
+
+def _from_path(path: Mapping[str, Any], routers: bool) -> str:
+    """The larger of compute and communication on the critical path, and its largest part; routers: it passed some."""
+    parts = _PARTS | _OF_ROUTERS if routers else _PARTS
+    bound_by = _BOUND_BY | _BOUND_BY_ROUTERS if routers else _BOUND_BY
     total = path["total_ps"]
     if path["compute_ps"] * 2 >= total:
         name, longest = next(iter(path["compute_ps_by_class"].items()))
@@ -47,14 +63,14 @@ def _from_path(path: Mapping[str, Any]) -> str:
             f"Compute bounds the step: {_share(path['compute_ps'], total)} of its critical path is compute, "
             f"most of it {name} ({_share(longest, total)})."
         )
-    part = max(_PARTS, key=lambda key: path[key])
+    part = max(parts, key=lambda key: path[key])
     words = ", ".join(
         f"{_percent(path[key] / total)} {text}"
-        for key, text in sorted(_PARTS.items(), key=lambda item: -path[item[0]])
+        for key, text in sorted(parts.items(), key=lambda item: -path[item[0]])
         if path[key] > 0
     )
     return (
-        f"Communication bounds the step, first of all {_BOUND_BY[part]}. "
+        f"Communication bounds the step, first of all {bound_by[part]}. "
         f"{_share(path['communication_ps'], total)} of its critical path is communication: {words}."
     )
 

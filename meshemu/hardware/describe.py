@@ -38,7 +38,7 @@ def describe_system(name: str) -> str:
         f"devices may be {units}.",
         _table(figures),
         "Notes\n" + "\n".join(notes),
-        "Where published figures conflict (figures = {...})\n" + "\n".join(choices),
+        "Figures to choose between (figures = {...})\n" + "\n".join(choices),
     ]
     if checks := _checks(name, system):
         parts.append("Published totals\n" + checks)
@@ -56,7 +56,7 @@ def total(system: System, quantity: str) -> int | None:
         return system.n_alive * device.matrix_flops_per_s[quantity.removeprefix("matrix_")]
     if quantity == "sram":
         return system.n_alive * device.sram_bytes
-    if quantity == "nodes":
+    if quantity == f"{system.levels[0].unit}s":
         return system.n_alive * device.n_nodes
     return system.count(quantity)
 

@@ -36,6 +36,12 @@ _NOC_NARROW = Figure(
     "would make the bisection of a die 2.56 TB/s. Conflicts with 512 GB/s: figures noc_width = wide",
 )
 
+_NO_ENERGY = Figure(
+    0, "fJ/bit", _MODEL, "assumed",
+    "unpublished, and off until set: an energy per bit would be taken out of the static power. Links between dies in a "
+    "package are quoted at 250 to 3000 fJ/bit",
+)
+
 DIE: Figures = (
     ("node.clock", Figure(2_000_000_000, "Hz", _CC22, "published")),
     ("node.matrix.bf16", Figure(512, "FLOP/clk", _CC22, "published", "one 8x8x4 product a clock")),
@@ -65,6 +71,9 @@ DIE: Figures = (
     ("die_edge.latency", Figure(
         100_000, "ps", _CC22, "published", "die to die; with dies as devices the hops inside a die (about 10 ns) are "
         "taken to be part of it")),
+    ("die.power", Figure(400, "W", _SA, "published", "thermal design power")),
+    ("noc.energy", _NO_ENERGY),
+    ("die_edge.energy", _NO_ENERGY),
 )
 
 TILE: Figures = (
@@ -74,6 +83,9 @@ TILE: Figures = (
         "900 GB/s out of each of 5 die edges; the 9 TB/s per edge of the slides counts both directions")),
     ("tile_edge.latency", Figure(
         200_000, "ps", _MODEL, "assumed", "unpublished; not below the 100 ns between dies. Sweep 100 to 500 ns")),
+    ("tile.power", Figure(
+        15_000, "W", _SA, "published", "52 V at 288 A; 25 dies make 10 kW of it, the rest goes to voltage regulators")),
+    ("tile_edge.energy", _NO_ENERGY),
 )
 
 SINGLE_DIE: Figures = (("dies", grid_figure(1, 1, "the preset", "given")),)

@@ -7,12 +7,16 @@ from numbers import Integral
 from meshemu.errors import InputError
 from meshemu.units import (
     bandwidth_bytes_per_s,
+    energy_fj_per_bit,
     flops_per_s,
     format_bandwidth,
     format_bytes,
+    format_energy_per_bit,
     format_flops,
+    format_power,
     format_time,
     frequency_hz,
+    power_w,
     size_bytes,
     time_ps,
 )
@@ -24,6 +28,7 @@ FigureValue = int | tuple[int, int]
 GRADES = {
     "published": "stated by the maker, or in a report of the maker's talk that was read",
     "second-hand": "from notes on a publication that was not read itself",
+    "recollected": "remembered from the maker's talk or data sheet, in no source that was read",
     "inferred": "follows from published figures by arithmetic",
     "assumed": "not published: a plausible value, to be swept",
     "overridden": "replaced by the user",
@@ -35,7 +40,7 @@ GRADES = {
 class Figure:
     """A value in base units.
 
-    unit: B/s, ps, B, FLOP/s, Hz, FLOP/clk, count, flag (0 or 1), or grid for a pair (rows, cols).
+    unit: B/s, ps, B, FLOP/s, Hz, W, fJ/bit, FLOP/clk, count, flag (0 or 1), or grid for a pair (rows, cols).
     """
 
     value: FigureValue
@@ -133,6 +138,8 @@ _PARSERS: dict[str, Callable[[object, str], FigureValue]] = {
     "B": lambda value, key: size_bytes(value, key=key),
     "FLOP/s": lambda value, key: flops_per_s(value, key=key),
     "Hz": lambda value, key: frequency_hz(value, key=key),
+    "W": lambda value, key: power_w(value, key=key),
+    "fJ/bit": lambda value, key: energy_fj_per_bit(value, key=key),
     "FLOP/clk": _per_clock("FLOP/clk"),
     "count": _count,
     "flag": _flag,
@@ -150,4 +157,6 @@ _FORMATS: dict[str, Callable[[int], str]] = {
     "B": format_bytes,
     "FLOP/s": format_flops,
     "Hz": _format_hz,
+    "W": format_power,
+    "fJ/bit": format_energy_per_bit,
 }

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from meshemu.errors import InputError
-from meshemu.hardware import dojo
+from meshemu.hardware import cerebras, dojo, nvidia
 from meshemu.hardware.figure import Figures
 from meshemu.hardware.level import Level
 
 __all__ = ["Preset", "preset", "preset_names"]
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -44,6 +45,16 @@ def _dojo_tiles(name: str, summary: str, figures: Figures) -> Preset:
     return Preset(name, summary, "die", levels, figures, dojo.DEVICE_COSTS, dojo.ALTERNATIVES)
 
 
+def _wse2(name: str, summary: str, devices: str, dies: Figures) -> Preset:
+    figures = (*cerebras.DIE, *dies)
+    return Preset(name, summary, devices, cerebras.LEVELS, figures, cerebras.DEVICE_COSTS, cerebras.ALTERNATIVES)
+
+
+def _a100(name: str, summary: str, nodes: int) -> Preset:
+    figures = nvidia.gpus(nodes)
+    return Preset(name, summary, "gpu", nvidia.LEVELS, figures, nvidia.DEVICE_COSTS, nvidia.ALTERNATIVES)
+
+
 _TRAYS = "trays of 2 x 3 tiles side by side"
 _STRIP = "trays joined along their 3-tile sides, since interface processors take the 2-tile sides"
 
@@ -71,5 +82,9 @@ _PRESETS = {
             "dojo-exapod", "Tesla Dojo ExaPOD, ten cabinets",
             dojo.tiles(3, 40, _TRAYS, "inferred", f"120 tiles are published, their grid is not: {_STRIP}"),
         ),
+        _wse2("wse2-die", "one die of a Cerebras WSE-2, blocks of 22 x 22 cores", "block", cerebras.ONE_DIE),
+        _wse2("wse2-wafer", "Cerebras WSE-2, dies of 154 x 66 cores", "die", cerebras.WAFER),
+        _a100("a100-8", "NVIDIA DGX A100, 8 GPUs behind a switch", 1),
+        _a100("a100-24", "3 NVIDIA DGX A100, 24 GPUs, a network between", 3),
     )
 }

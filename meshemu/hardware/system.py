@@ -56,6 +56,7 @@ class System:
                 raise InputError(
                     f"{outer.unit}.{inner.grid} = {self._live_units(inner, outer)} > {inner.grid} = {rows} x {cols}"
                 )
+        self._check_switches()
         check_faults(self.rows, self.cols, self.dead_devices(), self.dead_links)
 
     @classmethod
@@ -149,6 +150,21 @@ class System:
         return self.levels[self._index :]
 
     @property
+    def switched(self) -> bool:
+        """Whether devices are joined by switches instead of links to their neighbours."""
+        return self.outer_levels[0].switched
+
+    @property
+    def power_w(self) -> tuple[str, int, int] | None:
+        """(key, watts of one unit, number of units) of the largest units with a figure `<unit>.power`, or None."""
+        figures = dict(self.entries)
+        for level in reversed(self.levels):
+            key = f"{level.unit}.power"
+            if key in figures:
+                return key, figures[key].number, self.count(level.grid) or 0
+        return None
+
+    @property
     def rows(self) -> int:
         """Rows of the grid of devices."""
         return prod(self.figure(level.grid).shape[0] for level in self.outer_levels)
@@ -197,6 +213,11 @@ class System:
         figures = dict(self.entries)
         return figures[key].number if self._index == 0 and key in figures else None
 
+    @property
+    def injection_latency_ps(self) -> int:
+        """From a device to the mesh, and back, where its injection bandwidth is limited; 0 without such a figure."""
+        return self.optional(f"{self.levels[0].unit}.injection_latency")
+
     def dead_devices(self) -> tuple[Position, ...]:
         """(row, col) of the dead devices, sorted."""
         if self.dead is not None:
@@ -235,6 +256,14 @@ class System:
     @property
     def _index(self) -> int:
         return [level.unit for level in self.levels].index(self.devices)
+
+    def _check_switches(self) -> None:
+        kinds = {level.unit: level.switched for level in self.outer_levels}
+        if len(set(kinds.values())) > 1:
+            words = ", ".join(f"{unit}s by {'a switch' if switched else 'links'}" for unit, switched in kinds.items())
+            raise InputError(f"{self.name} with {self.devices}s as devices: switch all levels or none, not {words}")
+        if self.switched and self.dead_links:
+            raise InputError(f"dead_links: the {self.devices}s of {self.name} are joined by switches: give dead")
 
     def _live_units(self, inner: Level, outer: Level) -> int:
         """Live units of the inner level in one of the outer."""
