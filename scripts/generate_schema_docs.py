@@ -15,6 +15,8 @@ from meshemu.record.schema import (
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "schema.md"
 
+SCALES = {"index": "0, 1, 2, ...", "names": "names", "none": "nothing"}
+
 HEAD = f"""\
 # Layout of a results file
 
@@ -29,6 +31,7 @@ engine="h5netcdf")` works as it stands. `meshemu.open(path)` gives the same as p
 - All but `/run` is the same, bit for bit, for any number of ranks; `meshemu compare` checks that.
 - Times are virtual, in integer picoseconds, except `wall_s`. Categories are integers with `flag_values` and
   `flag_meanings` (in the table: their meanings from 0 on; blanks within a meaning are stored as "_").
+- Files of earlier versions can be read; what they lack is NaN.
 """
 
 
@@ -36,13 +39,13 @@ def markdown() -> str:
     """The whole page."""
     attributes = [f"| `{name}` | {text} |" for name, text in ROOT_ATTRIBUTES.items()]
     dims = [
-        f"| `{dim.name}` | {dim.long_name} | {'grows' if dim.grows else 'fixed'} | {'yes' if dim.indexed else 'no'} |"
+        f"| `{dim.name}` | {dim.long_name} | {'grows' if dim.grows else 'fixed'} | {SCALES[dim.scale]} |"
         for dim in DIMS.values()
     ]
     parts = [
         HEAD,
         "## Attributes of the file\n\n| name | meaning |\n|---|---|\n" + "\n".join(attributes) + "\n",
-        "## Axes\n\n| dim | meaning | length | scale has values |\n|---|---|---|---|\n" + "\n".join(dims) + "\n",
+        "## Axes\n\n| dim | meaning | length | scale holds |\n|---|---|---|---|\n" + "\n".join(dims) + "\n",
         *(_group(group) for group in GROUPS),
         f"{len(COLUMNS)} datasets in {len(GROUPS)} groups.\n",
     ]
@@ -61,7 +64,9 @@ def _row(column: Column) -> str:
     axes = ", ".join(column.dims) or "scalar"
     flags = f" ({', '.join(column.flags)})" if column.flags and not column.flags[0].startswith("@") else ""
     named = " (named by its flag_meanings)" if column.flags and column.flags[0].startswith("@") else ""
-    return f"| `{column.name}` | {axes} | {column.dtype} | {column.units or '-'} | {column.long_name}{flags}{named} |"
+    since = f" (since version {column.since})" if column.since > 1 else ""
+    meaning = f"{column.long_name}{flags}{named}{since}"
+    return f"| `{column.name}` | {axes} | {column.dtype} | {column.units or '-'} | {meaning} |"
 
 
 if __name__ == "__main__":

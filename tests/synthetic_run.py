@@ -10,7 +10,7 @@ from meshemu.mesh import Mesh, flatten, message_ps, routes
 from meshemu.network.results import LinkStats, OpTimes, Timeline
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import CollectiveUse, Program
-from meshemu.record import RunWriter, StepRecord
+from meshemu.record import RunWriter, StepRecord, TrainingRecord
 
 CONFIG = '[model]\nname = "synthetic"\n\n[timing]\nrouting = "xy"\n'
 ASSUMPTIONS = ("op_launch: 1 us per op (assumed)", "tile edge latency: 100 ns (assumed, not published – ±50 %)")
@@ -53,9 +53,7 @@ class Case:
             "device_compute_ps": compute,
             "device_idle_ps": self.time_ps + number - compute,
             "wall_s": 0.25,
-            "loss": 2.0 / (number + 1),
-            "accuracy": float("nan"),
-            "parameters_sha256": f"{number:064x}",
+            "training": TrainingRecord(loss=2.0 / (number + 1), parameters_sha256=f"{number:064x}"),
         }
         return StepRecord(**(values | changes))
 

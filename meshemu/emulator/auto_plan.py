@@ -16,7 +16,7 @@ from meshemu.network import time_program
 from meshemu.program.ir import OpKind
 from meshemu.program.loads import lower_bound_ps
 from meshemu.units import format_bytes, format_time
-from meshemu.workload.plan import Plan
+from meshemu.workload.plan import PIPELINE, Plan
 
 __all__ = ["choose_plan"]
 
@@ -44,8 +44,9 @@ def choose_plan(
 ) -> tuple[BuiltStep, str]:
     """(the step under the fastest of `plans` whose memory fits every device, why in one line).
 
-    Where none fits, the one that needs least memory. A plan that the model cannot be partitioned under is passed over.
-    Raises PlanError if that is all of them. The choice is the same on any number of ranks.
+    Times are those with unbounded FIFOs, also where the step will be timed with routers: of many plans, back-pressure
+    would take minutes. Where no plan fits, the one that needs least memory. A plan that the model cannot be partitioned
+    under is passed over. Raises PlanError if that is all of them. The choice is the same on any number of ranks.
     """
     tried, faults = [], []
     for plan in plans:
@@ -61,13 +62,19 @@ def choose_plan(
     fitting = sorted((t for t in tried if t.fits), key=lambda t: t.time_ps)
     if not fitting:
         least = min(tried, key=lambda t: int(t.step.peak_memory_bytes.max()))
-        return least.step, f"{least.step.plan.describe()} needs the least memory, {_memory(least, system)}"
+        words = f"{least.step.plan.describe()} needs the least memory, {_memory(least, system)}"
+        return least.step, words + _of_micro_batches(least)
     best, *others = fitting
-    words = f"{best.describe()} a step, {_memory(best, system)}"
+    words = f"{best.describe()} a step, {_memory(best, system)}{_of_micro_batches(best)}"
     if others:
         words += f"; next {others[0].describe()}"
     too_large = len(tried) - len(fitting)
     return best.step, words + (f"; {too_large} of {len(tried)} plans do not fit into memory" if too_large else "")
+
+
+def _of_micro_batches(tried: _Tried) -> str:
+    """What choosing a pipeline means for the maths."""
+    return "; loss and gradients are means over its micro-batches" if tried.step.plan.has(PIPELINE) else ""
 
 
 def _memory(tried: _Tried, system: System) -> str:

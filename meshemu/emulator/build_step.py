@@ -7,9 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.collectives import Schedule
-from meshemu.cost import Update, combine_cost
+from meshemu.cost import Update, Work, combine_cost, work_ps
 from meshemu.cost.op_classes import VIEWS
-from meshemu.hardware import System
+from meshemu.hardware import DeviceSpec, System
+from meshemu.hardware.format_roles import NONE, Formats
 from meshemu.mesh import Mesh
 from meshemu.program.ir import Program
 from meshemu.workload.choice import choose_schedules
@@ -19,6 +20,7 @@ from meshemu.workload.memory import peak_memory_bytes
 from meshemu.workload.partitioning import partition
 from meshemu.workload.plan import Plan
 from meshemu.workload.spmd import Spmd
+from meshemu.workload.stage_costs import OpCost, flops_and_bytes
 
 __all__ = ["BuiltStep", "StepOptions", "build_step"]
 
@@ -35,6 +37,7 @@ class StepOptions:
     micro_batches: int = 1
     strict: bool = False
     clip_norm: float | None = None
+    formats: Formats = NONE
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,8 @@ def build_step(graph: Graph, plan: Plan, mesh: Mesh, system: System, options: St
         micro_batches=options.micro_batches,
         strict=options.strict,
         clip_norm=options.clip_norm,
+        formats=options.formats,
+        op_cost=_op_cost(system.device, plan.n_positions // plan.n_stages),
     )
 
     def combine(number_format: str, size_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -65,5 +70,22 @@ def build_step(graph: Graph, plan: Plan, mesh: Mesh, system: System, options: St
     schedules = choose_schedules(spmd, plan, mesh, options.collective, combine)
     program = build_program(spmd, plan, mesh.n_devices, schedules, options.updates)
     states = {name: update.n_states for name, update in options.updates.items()}
-    memory = peak_memory_bytes(spmd, plan, mesh.n_devices, states, VIEWS)
+    rounded = {n: sum(u.state_itemsizes) for n, u in options.updates.items() if u.state_itemsizes is not None}
+    memory = peak_memory_bytes(spmd, plan, mesh.n_devices, states, VIEWS, rounded)
     return BuiltStep(plan, spmd, schedules, program, memory)
+
+
+def _op_cost(device: DeviceSpec | None, n_devices: int) -> OpCost:
+    """The time in ps of an operator whose work the devices of a stage share evenly.
+
+    That is what it is for operators on activations; one that reads a whole weight on every device takes a little more.
+    """
+    if device is None:
+        return flops_and_bytes
+    spec = device
+
+    def cost(op_class: str, number_format: str, work: Work) -> int:
+        shares = (-(-amount // n_devices) for amount in (work.flops, work.read_bytes, work.write_bytes))
+        return work_ps(spec, op_class, number_format, Work(*shares))
+
+    return cost

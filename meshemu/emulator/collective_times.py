@@ -7,7 +7,7 @@ import numpy as np
 
 from meshemu.collectives import ALGORITHMS, KINDS, closed_form_ps, collective_program, lacking
 from meshemu.cost import combine_cost
-from meshemu.emulator.retiming import sorted_overrides
+from meshemu.emulator.changes import hardware_figures, timing_options_of
 from meshemu.emulator.timing import time
 from meshemu.errors import InputError
 from meshemu.hardware import System
@@ -49,19 +49,20 @@ def collectives_table(
 ) -> str:
     """Every collective by every algorithm over the devices of a preset: contention-free model beside simulation.
 
-    overrides: "system.KEY=VALUE" as in a configuration. in_network is among the algorithms where routers can do it.
+    overrides: "system.KEY=VALUE" and "network.KEY=VALUE" as in a configuration. in_network is among the algorithms
+    where routers can do it.
     """
     if size_bytes % ITEMSIZE:
         raise InputError(f"--size {size_bytes} B is no whole number of fp32 elements of {ITEMSIZE} B")
-    hardware, timing = sorted_overrides(overrides)
-    if timing:
-        raise InputError(f"--set timing.{next(iter(timing))}: only system.KEY=VALUE can be changed here")
-    system = System.preset(system_name).override(hardware)
+    figures, others = hardware_figures(overrides, ("system", "network"))
+    router = timing_options_of({}, others, origin=system_name).router
+    system = System.preset(system_name).override(figures)
     mesh = flatten(system)
     grid = np.where(mesh.alive, np.arange(mesh.n_devices), -1).reshape(mesh.rows, mesh.cols)
     combine = combine_cost(system.device, "fp32")
     lines = [
-        f"{system_name}: {mesh.rows} x {mesh.cols} devices, buffer of {format_bytes(size_bytes)}",
+        f"{system_name}: {mesh.rows} x {mesh.cols} devices, buffer of {format_bytes(size_bytes)}"
+        + ("" if router is None else f"; simulated with routers: {router.describe()}"),
         f"{'collective':<16}{'algorithm':<16}{'model':>14}{'simulated':>14}{'messages':>12}",
     ]
     for kind in KINDS:
@@ -70,11 +71,11 @@ def collectives_table(
                 continue
             try:
                 program = collective(kind, algorithm, system=system, size_bytes=size_bytes, itemsize=ITEMSIZE)
+                simulated = time(program, system, router=router, comm=comm).end_ps
             except InputError as error:
                 lines.append(f"{kind:<16}{algorithm:<16}  {error}")
                 continue
             model = closed_form_ps(kind, algorithm, mesh, grid, size_bytes, ITEMSIZE, combine)
-            simulated = time(program, system, comm=comm).end_ps
             lines.append(
                 f"{kind:<16}{algorithm:<16}{format_time(model):>14}{format_time(simulated):>14}"
                 f"{program.n_messages:>12,}"

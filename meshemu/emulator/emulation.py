@@ -1,15 +1,15 @@
 """`meshemu.emulate`: a user's own module, batch and loss on an emulated machine, from Python."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meshemu.config import toml_text
 from meshemu.emulator.batches import batch_function, loss_of
-from meshemu.emulator.prepare import OfPreparedStep, PreparedStep, prepare
+from meshemu.emulator.prepare import FirstStep, OfPreparedStep, PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
-from meshemu.emulator.timed_step import TimingOptions
+from meshemu.emulator.timed_step import TimingOptions, timing_options
 from meshemu.emulator.training_loop import History, train
 from meshemu.errors import InputError
 from meshemu.execute.determinism import make_deterministic
@@ -18,7 +18,8 @@ from meshemu.execute.precision import checked_autocast
 from meshemu.execute.schedule import Scheduler, bind_schedule
 from meshemu.execute.state import state_of
 from meshemu.execute.training import DType, Module, Tensor, Trainer
-from meshemu.hardware import System
+from meshemu.hardware import Router, System
+from meshemu.hardware.format_roles import formats_of
 from meshemu.runtime.mpi import as_comm
 
 __all__ = ["EmulationResult", "emulate"]
@@ -44,7 +45,7 @@ class EmulationResult(OfPreparedStep):
 
     @property
     def losses_by_name(self) -> dict[str, list[float]]:
-        """Every step's losses whose sum is the loss; empty if there is but one."""
+        """The terms of every step's loss; empty if there is but one."""
         return self.history.losses_by_name
 
     @property
@@ -54,7 +55,7 @@ class EmulationResult(OfPreparedStep):
 
     @property
     def gradient_norms(self) -> list[float]:
-        """Norm of every step's gradients over all parameters, before clipping; empty without clip_norm."""
+        """Norm of every step's gradients over all parameters, before clipping (NaN if it was not executed)."""
         return self.history.gradient_norms
 
     @property
@@ -82,8 +83,10 @@ def emulate(
     seed: int = 0,
     micro_batches: int = 1,
     strict: bool = False,
+    formats: Mapping[str, Any] | None = None,
     execute: bool = True,
     options: TimingOptions | None = None,
+    router: Router | None = None,
     output: str | Path | None = None,
     overwrite: bool = False,
     comm: Any = None,
@@ -93,14 +96,16 @@ def emulate(
     batch: the global batch, or a function step -> batch. A batch is (inputs, targets), where inputs are one tensor, a
     tuple of positional or a dict of keyword arguments, and the loss is loss_fn(model(inputs), targets); or a dict of
     keyword arguments, where it is loss_fn(outputs, batch), or without loss_fn the model's own `loss`. A loss is a
-    scalar tensor, or a dict or tuple of them that are summed.
+    scalar tensor, or a dict or tuple of them that are summed, or a pair (loss, dict of what is only to be recorded).
     optimizer: a torch.optim optimizer over the model's parameters, a function of parameters that makes one, or None to
     leave the parameters as they are. schedule: of its learning rate, a torch.optim.lr_scheduler, a function of the
     optimizer that makes one, or a name or table as in [training.schedule]. clip_norm: gradients are scaled so that
     their norm over all parameters is at most this. autocast: forward and loss run under torch.autocast with this dtype.
     plan: as in the [plan] key of a configuration. micro_batches: a step goes through its batch in so many parts, and
     its gradients are means over them. strict: an operator without a sharding rule for the plan is refused, where
-    otherwise its inputs are gathered. execute: False only times. output: a results file. comm: an mpi4py communicator
+    otherwise its inputs are gathered. formats: number formats of values by role, as in the [formats] table of a
+    configuration. execute: False only times. router: routers with finite buffers
+    (docs/back-pressure.md) in place of unbounded FIFOs. output: a results file. comm: an mpi4py communicator
     (default: one rank).
 
     Parameters and buffers of `model` are updated in place. Raises InputError before the first step for anything that
@@ -110,6 +115,8 @@ def emulate(
         raise InputError(f"steps = {steps}: must be at least 1")
     if clip_norm is not None and not (isinstance(clip_norm, int | float) and clip_norm > 0):
         raise InputError(f"clip_norm = {clip_norm!r}: must be a number above 0")
+    chosen = timing_options(options, router)
+    roles = formats_of(formats)
     ranks = as_comm(comm)
     make_deterministic()
     batch_of = batch_function(batch)
@@ -122,27 +129,30 @@ def emulate(
         system=system,
         plan=plan,
         optimizer=update,
-        options=options or TimingOptions(),
+        options=chosen,
         comm=ranks,
         micro_batches=micro_batches,
         strict=strict,
+        formats=roles,
         clip_norm=clip_norm,
         autocast_dtype=checked_autocast(model, autocast),
+        first=FirstStep(lambda: batch_of(0), seed) if execute else None,
     )
     recorder = None
     if output is not None:
         training = {"steps": steps, "seed": seed} | ({} if clip_norm is None else {"clip_norm": clip_norm})
-        timing = asdict(options or TimingOptions())
-        text = toml_text({"plan": prepared.plan.describe(), "training": training, "timing": timing})
+        text = toml_text({"plan": prepared.plan.describe(), "training": training, **chosen.tables()})
         recorder = Recorder.open(
             output, prepared.timed, ranks, config_text=text, n_steps=steps, overwrite=overwrite,
-            remarks=prepared.remarks,
+            remarks=prepared.remarks, loss_names=prepared.loss_names,
+            n_parameter_groups=1 if update is None else len(update.param_groups),
         )
-    trainer = Trainer(model, update, prepared.executor(ranks), seed, rates) if execute else None
+    trainer = Trainer(model, update, prepared.executor(ranks), seed, rates, roles) if execute else None
     try:
         history = train(
-            trainer, steps, batch_of, recorder=recorder, evaluate=lambda _step: None, progress=lambda _l, _a: None
-        )
+            trainer, steps, batch_of, recorder=recorder, evaluate=lambda _step: None, progress=lambda _l, _a: None,
+            timed=lambda: prepared.last_timed,
+        )  # fmt: skip
     except BaseException:
         if recorder is not None:
             recorder.abandon()

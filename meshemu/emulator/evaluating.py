@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshemu.emulator.batches import apply
-from meshemu.emulator.prepare import OfPreparedStep, PreparedStep, prepare
-from meshemu.emulator.timed_step import TimingOptions
+from meshemu.emulator.prepare import FirstStep, OfPreparedStep, PreparedStep, prepare
+from meshemu.emulator.timed_step import TimingOptions, timing_options
 from meshemu.execute.determinism import make_deterministic
 from meshemu.execute.evaluation import evaluating
 from meshemu.execute.precision import checked_autocast
 from meshemu.execute.training import DType, Module, Tensor, run_step
-from meshemu.hardware import System
+from meshemu.hardware import Router, System
+from meshemu.hardware.format_roles import formats_of
 from meshemu.runtime.mpi import as_comm
 
 __all__ = ["EvaluationResult", "evaluate"]
@@ -34,8 +35,10 @@ def evaluate(
     system: System,
     plan: str | Mapping[str, Any] = "data",
     seed: int = 0,
+    formats: Mapping[str, Any] | None = None,
     execute: bool = True,
     options: TimingOptions | None = None,
+    router: Router | None = None,
     comm: Any = None,
 ) -> EvaluationResult:
     """Run `model` forward on a global `batch`, in evaluation mode and without gradients, and time it on `system`.
@@ -47,6 +50,7 @@ def evaluate(
 
     The model is left as it was, each of its modules in its mode. Raises InputError for anything that does not fit.
     """
+    roles = formats_of(formats)
     ranks = as_comm(comm)
     make_deterministic()
 
@@ -61,10 +65,12 @@ def evaluate(
             forward,
             system=system,
             plan=plan,
-            options=options or TimingOptions(),
+            options=timing_options(options, router),
             comm=ranks,
             gradients=False,
+            formats=roles,
             autocast_dtype=checked_autocast(model, autocast),
+            first=FirstStep(lambda: batch, seed) if execute else None,
         )
-    metrics = run_step(prepared.executor(ranks), model, batch, seed, 0).metrics if execute else {}
+        metrics = run_step(prepared.executor(ranks), model, batch, seed, 0).metrics if execute else {}
     return EvaluationResult(metrics, prepared)

@@ -6,25 +6,36 @@ import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from meshemu.comm import Comm
 from meshemu.emulator.root import on_root
 from meshemu.emulator.timed_step import TimedStep
-from meshemu.record.writer import RunWriter, StepRecord
+from meshemu.record.step_record import StepRecord, TrainingRecord
+from meshemu.record.writer import RunWriter
 from meshemu.version import __version__
 
-__all__ = ["REMARKS", "Recorder"]
+__all__ = ["CAPTURED", "REMARKS", "Recorder"]
 
-REMARKS = ("plan:", "gathered:")
-"""How sentences about the plan begin, in the list of assumptions."""
+CAPTURED = "captured:"
+"""How the sentence begins that says that every step has a Program of its own, of which the first is stored."""
+
+REMARKS = ("plan:", "gathered:", CAPTURED, "formats:")
+"""How sentences about the plan, the capture and number formats begin, in the list of assumptions."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recorder:
-    """Rank 0 holds the writer; the other ranks only take part in sharing its errors."""
+    """Rank 0 holds the writer; the other ranks only take part in sharing its errors.
+
+    timed: the step whose Program is in the file. peak_memory_bytes: int64[n_devices], the most of all steps so far.
+    """
 
     writer: RunWriter | None
     timed: TimedStep
     comm: Comm
+    peak_memory_bytes: NDArray[np.int64]
 
     @classmethod
     def open(
@@ -37,8 +48,11 @@ class Recorder:
         n_steps: int,
         overwrite: bool,
         remarks: Sequence[str] = (),
+        loss_names: Sequence[str] = (),
+        n_parameter_groups: int = 1,
     ) -> "Recorder":
-        """Create the file. remarks: sentences to keep beside the assumptions that the figures rest on.
+        """Create the file. remarks: sentences to keep beside the assumptions that the figures rest on. loss_names,
+        n_parameter_groups: as for `RunWriter`.
 
         Raises RecordError on every rank if it cannot be written.
         """
@@ -54,33 +68,38 @@ class Recorder:
                 timeline_bins=len(timed.timing.timeline.link_busy_ps),
                 overwrite=overwrite,
                 assumptions=[*(f"{a.key}: {a.sentence}" for a in timed.assumptions), *remarks],
+                loss_names=loss_names,
+                n_parameter_groups=n_parameter_groups,
             )
             writer.write_ops(timed.timing.ops)
             writer.write_timeline(timed.timing.timeline)
             writer.write_peak_memory(timed.peak_memory_bytes)
             return writer
 
-        return cls(on_root(comm, create), timed, comm)
+        return cls(on_root(comm, create), timed, comm, timed.peak_memory_bytes.copy())
 
-    def step(self, *, loss: float, accuracy: float, parameters_sha256: str, wall_s: float) -> None:
-        """Record one step; every step has the virtual time of the Program."""
-        summary = self.timed.summary
+    def step(self, training: TrainingRecord, *, wall_s: float, timed: TimedStep | None = None) -> None:
+        """Record one step, with what its maths gave. timed: its virtual time, None for that of the file's Program."""
+        timed = timed or self.timed
+        summary = timed.summary
+        grown = bool((timed.peak_memory_bytes > self.peak_memory_bytes).any())
+        np.maximum(timed.peak_memory_bytes, self.peak_memory_bytes, out=self.peak_memory_bytes)
 
         def append() -> None:
             if self.writer is not None:
+                if grown:
+                    self.writer.write_peak_memory(self.peak_memory_bytes)
                 self.writer.append_step(
                     StepRecord(
                         time_ps=summary.time_ps,
                         compute_ps=summary.compute_ps,
                         exposed_comm_ps=summary.exposed_comm_ps,
                         flops=summary.flops,
-                        links=self.timed.timing.links,
+                        links=timed.timing.links,
                         device_compute_ps=summary.device_compute_ps,
                         device_idle_ps=summary.device_idle_ps,
                         wall_s=wall_s,
-                        loss=loss,
-                        accuracy=accuracy,
-                        parameters_sha256=parameters_sha256,
+                        training=training,
                     )
                 )
 

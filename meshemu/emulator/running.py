@@ -14,25 +14,25 @@ from tqdm import tqdm
 
 from meshemu.comm import Comm
 from meshemu.config import Config, load, to_toml
-from meshemu.emulator.prepare import OfPreparedStep, PreparedStep, prepare
+from meshemu.emulator.prepare import FirstStep, OfPreparedStep, PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
 from meshemu.emulator.root import on_root
-from meshemu.emulator.timed_step import TimingOptions
+from meshemu.emulator.timed_step import TimingOptions, timing_options
 from meshemu.emulator.training_loop import History, train
 from meshemu.errors import InputError
 from meshemu.execute.determinism import make_deterministic
-from meshemu.execute.evaluation import accuracy
+from meshemu.execute.evaluation import HeldOut, held_out
 from meshemu.execute.optimizer import make_optimizer
 from meshemu.execute.schedule import make_schedule
 from meshemu.execute.state import check_writable, load_model, save_state, state_of
-from meshemu.execute.training import DType, Module, Trainer
+from meshemu.execute.training import DType, Module, Samples, Trainer
 from meshemu.hardware import System
 from meshemu.runtime.mpi import as_comm
 from meshemu.workload import data as workload_data
 from meshemu.workload import models
 from meshemu.workload.data import Dataset
 from meshemu.workload.dtypes import DTYPES, cast
-from meshemu.workload.losses import load_loss
+from meshemu.workload.losses import LossFunction, load_loss
 
 __all__ = ["RunResult", "run", "system_of"]
 
@@ -52,8 +52,28 @@ class RunResult(OfPreparedStep):
 
     @property
     def accuracies(self) -> dict[int, float]:
-        """Step -> held-out accuracy after it."""
+        """Step -> held-out accuracy after it, where targets are class numbers."""
         return self.history.accuracies
+
+    @property
+    def losses_by_name(self) -> dict[str, list[float]]:
+        """The terms of every step's loss; empty if there is but one."""
+        return self.history.losses_by_name
+
+    @property
+    def gradient_norms(self) -> list[float]:
+        """Norm of every step's gradients over all parameters, before clipping (NaN if it was not executed)."""
+        return self.history.gradient_norms
+
+    @property
+    def learning_rates(self) -> list[tuple[float, ...]]:
+        """Every step's learning rate, one for each parameter group."""
+        return self.history.learning_rates
+
+    @property
+    def held_out(self) -> dict[int, HeldOut]:
+        """Step -> loss, its terms by name and accuracy on held-out data after it."""
+        return self.history.held_out
 
 
 def run(
@@ -73,6 +93,7 @@ def run(
     ranks = as_comm(comm)
     source = Path(config) if isinstance(config, str | Path) else None
     settings = config if isinstance(config, Config) else load(config)
+    options = timing_options(TimingOptions(**settings.timing.model_dump()), settings.network.router)
     path = Path(output or settings.output.path or f"{source.stem if source else 'run'}.h5")
     if save is not None:
         _check_save(Path(save), execute, settings.output.overwrite, ranks)
@@ -88,8 +109,8 @@ def run(
     loss_function = load_loss(training.loss, model)
     dtype = DTYPES[settings.model.dtype]
 
-    def batch_of(step: int) -> tuple[Any, Any]:
-        inputs, targets = workload_data.batch(dataset, step, settings.data.batch_size, training.seed)
+    def batch_of(step: int, samples: Samples = None) -> tuple[Any, Any]:
+        inputs, targets = workload_data.batch(dataset, step, settings.data.batch_size, training.seed, samples)
         return cast(inputs, dtype), cast(targets, dtype)
 
     prepared = prepare(
@@ -99,15 +120,17 @@ def run(
         system=system,
         plan=settings.plan if isinstance(settings.plan, str) else settings.plan.model_dump(exclude_none=True),
         optimizer=optimizer,
-        options=TimingOptions(**settings.timing.model_dump()),
+        options=options,
         comm=ranks,
         clip_norm=training.clip_norm,
         micro_batches=training.micro_batches,
         strict=settings.strict,
+        formats=settings.formats,
         autocast_dtype=_autocast_dtype(settings),
+        first=FirstStep(lambda: batch_of(0), training.seed) if execute else None,
     )
     prepared_at = time.perf_counter()
-    if ranks.rank == 0 and (prepared.reason or prepared.gathered):
+    if ranks.rank == 0 and (prepared.reason or len(prepared.remarks) > 1):
         print("\n".join(f"meshemu: {remark}" for remark in prepared.remarks), file=sys.stderr)
     recorder = Recorder.open(
         path,
@@ -117,17 +140,23 @@ def run(
         n_steps=training.steps,
         overwrite=settings.output.overwrite,
         remarks=prepared.remarks,
+        loss_names=prepared.loss_names,
+        n_parameter_groups=len(optimizer.param_groups),
     )
     try:
-        trainer = Trainer(model, optimizer, prepared.executor(ranks), training.seed, schedule) if execute else None
+        trainer = None
+        if execute:
+            executor = prepared.executor(ranks)
+            trainer = Trainer(model, optimizer, executor, training.seed, schedule, settings.formats)
         with _progress_bar(training.steps, ranks) as progress:
             history = train(
                 trainer,
                 training.steps,
-                batch_of,
+                partial(batch_of, samples=None if trainer is None else trainer.samples),
                 recorder=recorder,
-                evaluate=partial(_evaluation, model, dataset, settings, ranks),
+                evaluate=partial(_evaluation, model, dataset, loss_function, settings, ranks),
                 progress=progress,
+                timed=lambda: prepared.last_timed,
             )
     except BaseException:
         recorder.abandon()
@@ -177,31 +206,43 @@ def _workload(settings: Config) -> tuple[Module, Dataset]:
     return model, dataset
 
 
-def _evaluation(model: Module, dataset: Dataset, settings: Config, comm: Comm, step: int) -> float | None:
-    """Held-out accuracy where it is due, computed by rank 0 in one plain forward pass."""
+def _evaluation(
+    model: Module, dataset: Dataset, loss: LossFunction, settings: Config, comm: Comm, step: int
+) -> HeldOut | None:
+    """Scores on the held-out data where they are due, computed by rank 0 in plain forward passes."""
     training = settings.training
-    if not training.evaluate_every or not dataset.n_classes:
+    if not training.evaluate_every:
         return None
     if (step + 1) % training.evaluate_every and step + 1 != training.steps:
         return None
-    share = None
-    if comm.rank == 0:
-        inputs, targets = dataset.test.take(np.arange(len(dataset.test)))
-        share = accuracy(model, inputs, targets, DTYPES[settings.model.dtype], _autocast_dtype(settings))
-    return float(comm.broadcast(share))
+
+    def scores() -> HeldOut:
+        count, size = len(dataset.test), settings.data.batch_size
+        batches = (dataset.test.take(np.arange(lo, min(lo + size, count))) for lo in range(0, count, size))
+        return held_out(
+            model,
+            batches,
+            loss,
+            DTYPES[settings.model.dtype],
+            autocast_dtype=_autocast_dtype(settings),
+            classes=bool(dataset.n_classes),
+        )
+
+    found: HeldOut | None = comm.broadcast(on_root(comm, scores))
+    return found
 
 
 @contextmanager
-def _progress_bar(n_steps: int, comm: Comm) -> Iterator[Callable[[float, float | None], None]]:
+def _progress_bar(n_steps: int, comm: Comm) -> Iterator[Callable[[float, HeldOut | None], None]]:
     """A bar on rank 0's terminal; nothing where stderr is no terminal."""
     hidden = comm.rank != 0 or not sys.stderr.isatty()
     with tqdm(total=n_steps, unit="step", disable=hidden) as bar:
         shown: dict[str, str] = {}
 
-        def advance(loss: float, accuracy: float | None) -> None:
+        def advance(loss: float, scores: HeldOut | None) -> None:
             shown["loss"] = f"{loss:.4f}"
-            if accuracy is not None:
-                shown["accuracy"] = f"{accuracy:.1%}"
+            if scores is not None:
+                shown["held out"] = f"{scores.loss:.4f}" if scores.accuracy is None else f"{scores.accuracy:.1%}"
             bar.set_postfix(shown, refresh=False)
             bar.update()
 

@@ -2,39 +2,58 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import nan
 from typing import Any
 
 from meshemu.emulator.recording import Recorder
+from meshemu.emulator.timed_step import TimedStep
+from meshemu.errors import InputError
+from meshemu.execute.evaluation import HeldOut
 from meshemu.execute.training import StepOutcome, Tensor, Trainer
+from meshemu.record.step_record import TrainingRecord
 
 __all__ = ["History", "train"]
-
-NOT_EVALUATED = float("nan")
 
 
 @dataclass
 class History:
-    """What the steps left behind, the same on every rank; one item per step, except that accuracies are by step and
-    gradients are those of the last.
+    """What the steps left behind, the same on every rank: one item per step, NaN where it was not executed.
+
+    losses_by_name: terms of the loss, if there are several. gradient_norms: before clipping. learning_rates: that of
+    each parameter group. held_out: step -> scores after it, where it was evaluated. gradients: those of the last step.
     """
 
     losses: list[float] = field(default_factory=list)
     losses_by_name: dict[str, list[float]] = field(default_factory=dict)
     gradient_norms: list[float] = field(default_factory=list)
     learning_rates: list[tuple[float, ...]] = field(default_factory=list)
-    accuracies: dict[int, float] = field(default_factory=dict)
+    held_out: dict[int, HeldOut] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
 
-    def add(self, outcome: StepOutcome) -> None:
-        """Append one step."""
+    @property
+    def accuracies(self) -> dict[int, float]:
+        """Step -> accuracy on held-out data after it, where targets are class numbers."""
+        return {step: scores.accuracy for step, scores in self.held_out.items() if scores.accuracy is not None}
+
+    def add(self, outcome: StepOutcome, scores: HeldOut | None) -> None:
+        """Append one step, and what it scores on held-out data if it was evaluated.
+
+        Raises:
+            InputError: its loss has other terms than that of the steps before.
+        """
+        step = len(self.losses)
+        if step and set(outcome.losses) != set(self.losses_by_name):
+            now, before = (", ".join(names) or "none" for names in (outcome.losses, self.losses_by_name))
+            raise InputError(f"loss: its terms in step {step} are {now}, before they were {before}")
         self.losses.append(outcome.loss)
         for name, loss in outcome.losses.items():
             self.losses_by_name.setdefault(name, []).append(loss)
-        if outcome.gradient_norm is not None:
-            self.gradient_norms.append(outcome.gradient_norm)
+        self.gradient_norms.append(outcome.gradient_norm)
         self.learning_rates.append(outcome.learning_rates)
         self.gradients = dict(outcome.gradients)
+        if scores is not None:
+            self.held_out[step] = scores
 
 
 def train(
@@ -43,29 +62,36 @@ def train(
     batch_of: Callable[[int], Any],
     *,
     recorder: Recorder | None,
-    evaluate: Callable[[int], float | None],
-    progress: Callable[[float, float | None], None],
+    evaluate: Callable[[int], HeldOut | None],
+    progress: Callable[[float, HeldOut | None], None],
+    timed: Callable[[], TimedStep],
 ) -> History:
     """Run `n_steps` steps; without a trainer they are recorded as timed only (loss NaN).
 
-    evaluate(step) gives the accuracy after a step, or None if it is not due.
+    evaluate(step) gives the scores on held-out data after a step, or None if they are not due. timed() is the virtual
+    time of the step that was run last.
     """
     history = History()
     for step in range(n_steps):
         started = time.perf_counter()
-        outcome = (
-            StepOutcome(NOT_EVALUATED, "", {}) if trainer is None else trainer.step(batch_of(step), step)
-        )
-        accuracy = None if trainer is None else evaluate(step)
-        history.add(outcome)
-        if accuracy is not None:
-            history.accuracies[step] = accuracy
+        outcome = StepOutcome(nan, "", {}) if trainer is None else trainer.step(batch_of(step), step)
+        scores = None if trainer is None else evaluate(step)
+        history.add(outcome, scores)
         if recorder is not None:
-            recorder.step(
-                loss=outcome.loss,
-                accuracy=NOT_EVALUATED if accuracy is None else accuracy,
-                parameters_sha256=outcome.parameters_sha256,
-                wall_s=time.perf_counter() - started,
-            )
-        progress(outcome.loss, accuracy)
+            recorder.step(_record(outcome, scores), wall_s=time.perf_counter() - started, timed=timed())
+        progress(outcome.loss, scores)
     return history
+
+
+def _record(outcome: StepOutcome, scores: HeldOut | None) -> TrainingRecord:
+    record = TrainingRecord(
+        loss=outcome.loss,
+        loss_by_name=outcome.losses,
+        learning_rate=outcome.learning_rates,
+        gradient_norm=outcome.gradient_norm,
+        parameters_sha256=outcome.parameters_sha256,
+    )
+    if scores is None:
+        return record
+    accuracy = nan if scores.accuracy is None else scores.accuracy
+    return replace(record, held_out_loss=scores.loss, held_out_loss_by_name=scores.losses, accuracy=accuracy)

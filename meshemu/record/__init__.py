@@ -2,6 +2,7 @@
 
 from meshemu.record.compare import Difference, compare
 from meshemu.record.reader import Run, open_run
-from meshemu.record.writer import RunWriter, StepRecord
+from meshemu.record.step_record import StepRecord, TrainingRecord
+from meshemu.record.writer import RunWriter
 
-__all__ = ["Difference", "Run", "RunWriter", "StepRecord", "compare", "open_run"]
+__all__ = ["Difference", "Run", "RunWriter", "StepRecord", "TrainingRecord", "compare", "open_run"]

@@ -66,7 +66,7 @@ def check_identity(path: Path, file: h5py.File) -> None:
         raise RecordError(
             f"cannot read {path}: its schema_version is {schema_version}, this meshemu reads up to {SCHEMA_VERSION}"
         )
-    for column in COLUMNS:
+    for column in (c for c in COLUMNS if c.since <= schema_version):
         dataset = file.get(column.path)
         if not isinstance(dataset, h5py.Dataset) or dataset.ndim != len(column.dims):
             raise RecordError(f"cannot read {path}: it is damaged ({column.path} is missing or misshapen)")

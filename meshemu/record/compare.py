@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from meshemu.program.ir import OpKind
 from meshemu.record.access import read_file
 from meshemu.record.reader import Run, open_run
-from meshemu.record.schema import COLUMNS, COMPARED_GROUPS, DIMS, Column
+from meshemu.record.schema import COLUMNS, COMPARED_GROUPS, DIMS, LOSS_NAMES, Column
 
 __all__ = ["Difference", "compare"]
 
@@ -67,6 +67,7 @@ def _differences(a: Run, b: Run) -> Iterator[Difference]:
                 yield from _column_differences(a, b, column)
         if group == "/results":
             yield from _recorded_differences(a, b)
+            yield from _loss_name_differences(a, b)
 
 
 def _column_differences(a: Run, b: Run, column: Column) -> Iterator[Difference]:
@@ -97,6 +98,12 @@ def _recorded_differences(a: Run, b: Run) -> Iterator[Difference]:
     if a.recorded_steps != b.recorded_steps:
         text = f"/results/ops/recorded_step differs: {list(a.recorded_steps)} and {list(b.recorded_steps)}"
         yield Difference("/results/ops/recorded_step", (), text, a.recorded_steps, b.recorded_steps)
+
+
+def _loss_name_differences(a: Run, b: Run) -> Iterator[Difference]:
+    if a.loss_names != b.loss_names:
+        text = f"{LOSS_NAMES} differs: {list(a.loss_names)} and {list(b.loss_names)}"
+        yield Difference(LOSS_NAMES, (), text, a.loss_names, b.loss_names)
 
 
 def _attribute_differences(a: Run, b: Run, group: str) -> Iterator[Difference]:
@@ -139,6 +146,8 @@ def _place(run: Run, dim: str, index: int) -> str:
         return f"device {index} ({run.mesh().place(index)})"
     if dim == "recorded_step":
         return f"step {run.recorded_steps[index]}"
+    if dim == "loss_name":
+        return f"loss {run.loss_names[index]!r}"
     if dim == "op" and index < run.program().n_ops:
         program = run.program()
         kind, label = OpKind(program.kind[index]).name, program.labels[program.label[index]]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import h5py
 import numpy as np
+from numpy.typing import NDArray
 
 from meshemu.record.schema import DIMS, GROUPS, NETCDF_DIMENSION_ONLY, Column, columns_of
 
@@ -13,6 +14,7 @@ __all__ = ["create_groups", "put_row"]
 _MAX_CHUNK = 131_072
 _MAX_STEPS_PER_CHUNK = 1024
 _NO_VALUE = -1
+TEXT_ENCODING = "utf-8"  # of fixed strings, as the attribute _Encoding that xarray decodes by
 
 
 def create_groups(
@@ -25,7 +27,7 @@ def create_groups(
 
     `sizes` gives the length of every dim that does not grow, and for "step" the number of steps planned (how scalars
     per step are chunked). `flags` gives the names behind "@..." in the schema. `text` gives the content of the "str"
-    columns by path: fixed strings need their length now.
+    columns and of the scales that hold names, by path: fixed strings need their length now.
     """
     for group_path in GROUPS:
         group = file.require_group(group_path)
@@ -34,7 +36,7 @@ def create_groups(
         for column in columns_of(group_path):
             for dim in column.dims:
                 if dim not in scales:
-                    scales[dim] = _create_scale(group, dim, sizes)
+                    scales[dim] = _create_scale(group, dim, sizes, text)
         for column in columns_of(group_path):
             dataset = _create_column(group, column, sizes, text)
             _annotate(dataset, column, flags)
@@ -48,18 +50,26 @@ def put_row(dataset: h5py.Dataset, row: int, value: object) -> None:
     dataset[row] = value
 
 
-def _create_scale(group: h5py.Group, name: str, sizes: Mapping[str, int]) -> h5py.Dataset:
-    """The dimension scale `name` of a group: 0, 1, 2, ... or, for long axes, a netCDF dimension without values."""
+def _create_scale(
+    group: h5py.Group, name: str, sizes: Mapping[str, int], text: Mapping[str, str | Sequence[str]]
+) -> h5py.Dataset:
+    """The dimension scale `name` of a group; on long axes it is a netCDF dimension without values."""
     dim = DIMS[name]
     if dim.grows:
         scale = group.create_dataset(name, (0,), "i8", maxshape=(None,), chunks=(_steps_per_chunk(sizes),))
-    elif dim.indexed:
+    elif dim.scale == "index":
         scale = group.create_dataset(name, data=np.arange(sizes[name], dtype="i4"))
+    elif dim.scale == "names":
+        scale = group.create_dataset(name, data=_fixed_strings(text[f"{group.name}/{name}"]))
     else:
         scale = group.create_dataset(name, (sizes[name],), ">f4")
-    scale.make_scale(name if dim.grows or dim.indexed else f"{NETCDF_DIMENSION_ONLY} {sizes[name]:10d}")
+    has_values = dim.grows or dim.scale != "none"
+    scale.make_scale(name if has_values else f"{NETCDF_DIMENSION_ONLY} {sizes[name]:10d}")
     scale.attrs["long_name"] = dim.long_name
-    scale.attrs["units"] = "1"
+    if dim.scale == "names":
+        scale.attrs["_Encoding"] = TEXT_ENCODING
+    else:
+        scale.attrs["units"] = "1"
     return scale
 
 
@@ -69,18 +79,16 @@ def _create_column(
     """The dataset of `column`, empty unless it is text."""
     if column.dtype == "str":
         content = text[column.path]
-        encoded = [entry.encode() for entry in ([content] if isinstance(content, str) else content)]
-        dtype = h5py.string_dtype("utf-8", max([1, *map(len, encoded)]))
-        data = np.array(encoded, dtype=dtype)
-        return group.create_dataset(column.name, data=data[0] if isinstance(content, str) else data, dtype=dtype)
+        data = _fixed_strings([content] if isinstance(content, str) else content)
+        return group.create_dataset(column.name, data=data[0] if isinstance(content, str) else data, dtype=data.dtype)
     shape = tuple(0 if DIMS[dim].grows else sizes[dim] for dim in column.dims)
     # An axis of length 0 must be unlimited too, since no chunk may be longer than a fixed axis.
     maxshape = tuple(None if n == 0 else n for n in shape)
     fill = _NO_VALUE if column.name == "peak_memory_bytes" else None
-    if len(shape) == 1 and DIMS[column.dims[0]].grows:
+    if DIMS[column.dims[0]].grows and all(DIMS[dim].narrow for dim in column.dims[1:]):
         # Neither filtered nor moved: a committed scalar is never rewritten elsewhere in the file.
-        steps = (_steps_per_chunk(sizes),)
-        return group.create_dataset(column.name, shape, column.dtype, maxshape=maxshape, chunks=steps)
+        chunks = (_steps_per_chunk(sizes), *(max(n, 1) for n in shape[1:]))
+        return group.create_dataset(column.name, shape, column.dtype, maxshape=maxshape, chunks=chunks)
     rows = (1,) if len(shape) == 2 else ()
     chunks = (*rows, min(max(shape[-1], 1), _MAX_CHUNK))
     return group.create_dataset(
@@ -94,6 +102,12 @@ def _create_column(
         compression_opts=1,
         fillvalue=fill,
     )
+
+
+def _fixed_strings(texts: Sequence[str]) -> NDArray[np.bytes_]:
+    """UTF-8 strings as wide as the longest of them."""
+    encoded = [text.encode() for text in texts]
+    return np.array(encoded, dtype=h5py.string_dtype("utf-8", max([1, *map(len, encoded)])))
 
 
 def _annotate(dataset: h5py.Dataset, column: Column, flags: Mapping[str, Sequence[str]]) -> None:

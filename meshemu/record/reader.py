@@ -5,7 +5,7 @@ opened again at any time to see more.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,8 @@ from meshemu.mesh import Mesh, flatten
 from meshemu.program.ir import OpKind, Program
 from meshemu.record.access import check_identity, read_file
 from meshemu.record.program_io import program_from_parts
-from meshemu.record.schema import COLUMNS, COMMIT_INDEX, PROGRAM_TABLES, Column, columns_of
+from meshemu.record.schema import COLUMNS, COMMIT_INDEX, LOSS_NAMES, PROGRAM_TABLES, Column, columns_of
+from meshemu.record.step_record import TrainingRecord
 
 if TYPE_CHECKING:  # heavy, and needed only by whoever asks for tables
     import pandas as pd
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # heavy, and needed only by whoever asks for tables
 
 __all__ = ["Run", "open_run"]
 
+DIGESTS = "/results/steps/parameters_sha256"
 _COLUMN_BY_PATH = {column.path: column for column in COLUMNS}
 _LENGTH_INDEX = {"step": COMMIT_INDEX, "recorded_step": "/results/ops/recorded_step", "bin": "/results/timeline/bin"}
 
@@ -50,6 +52,7 @@ def open_run(path: str | os.PathLike[str]) -> "Run":
             complete=bool(attributes["complete"]),
             n_steps=file[COMMIT_INDEX].shape[0],
             n_steps_planned=int(attributes["n_steps_planned"]),
+            schema_version=int(attributes["schema_version"]),
             meshemu_version=str(attributes["meshemu_version"]),
             created_utc=str(attributes["created_utc"]),
             run_attributes={key: _plain(value) for key, value in file["/run"].attrs.items() if key != "long_name"},
@@ -60,7 +63,8 @@ def open_run(path: str | os.PathLike[str]) -> "Run":
 
 @dataclass(frozen=True)
 class Run:
-    """One run. n_steps: committed steps; complete: whether it ended in order; config: TOML text.
+    """One run. n_steps: committed steps; complete: whether it ended in order; config: TOML text. schema_version: of its
+    layout.
 
     run_attributes: how it was computed (ranks, hosts, versions, engine counters).
     """
@@ -71,19 +75,51 @@ class Run:
     complete: bool
     n_steps: int
     n_steps_planned: int
+    schema_version: int
     meshemu_version: str
     created_utc: str
     run_attributes: dict[str, int | float | str]
 
     @cached_property
     def steps(self) -> "pd.DataFrame":
-        """One row per committed step: loss, accuracy, parameters_sha256, time_ps, compute_ps, ..., wall_s."""
+        """One row per committed step: loss, accuracy, parameters_sha256, time_ps, compute_ps, ..., wall_s.
+
+        Terms of a loss follow as loss_<name> and held_out_loss_<name>; learning_rate becomes learning_rate_0,
+        learning_rate_1, ... where there are several parameter groups.
+        """
         import pandas as pd
 
-        columns = {column.name: self.column(column.path) for column in columns_of("/results/steps")}
-        columns["parameters_sha256"] = columns["parameters_sha256"].astype(str)
+        columns: dict[str, Any] = {}
+        for entry in columns_of("/results/steps"):
+            values = self.column(entry.path)
+            if "loss_name" in entry.dims:
+                prefix = entry.name.removesuffix("_by_name")
+                columns |= {f"{prefix}_{name}": values[:, i] for i, name in enumerate(self.loss_names)}
+            elif values.ndim == 2 and values.shape[1] != 1:
+                columns |= {f"{entry.name}_{i}": values[:, i] for i in range(values.shape[1])}
+            else:
+                columns[entry.name] = values.reshape(-1)
+        columns["parameters_sha256"] = pd.Series(self._texts(DIGESTS), dtype=str).to_numpy()
         columns["wall_s"] = self.column("/run/wall_s")
         return pd.DataFrame(columns, index=pd.RangeIndex(self.n_steps, name="step"))
+
+    @cached_property
+    def loss_names(self) -> tuple[str, ...]:
+        """Names of the terms of the loss; none where it is one number."""
+        names = read_file(self.path, lambda file: file[LOSS_NAMES][:] if LOSS_NAMES in file else [])
+        return tuple(name.decode() for name in names)
+
+    @cached_property
+    def n_parameter_groups(self) -> int:
+        """How many learning rates a step has; 1 where nothing is updated."""
+        return int(self.column("/results/steps/learning_rate").shape[1])
+
+    def training(self) -> list[TrainingRecord]:
+        """What the maths of every committed step gave, as it was recorded."""
+        figures = {entry.name: self.column(entry.path) for entry in columns_of("/results/steps")}
+        digests = self._texts(DIGESTS)
+        rows = ({name: values[step] for name, values in figures.items()} for step in range(self.n_steps))
+        return [self._training_of(row, digest) for row, digest in zip(rows, digests, strict=True)]
 
     def links(self, step: int | None = None, column: str | Sequence[str] | None = None) -> "pd.DataFrame":
         """What links carried: name (place in words), src, dst, class, bandwidth, latency, then the figures.
@@ -163,7 +199,7 @@ class Run:
     @cached_property
     def assumptions(self) -> tuple[str, ...]:
         """Named assumptions that the figures rest on."""
-        return tuple(text.decode() for text in self.column("/results/notes/assumptions"))
+        return self._texts("/results/notes/assumptions")
 
     def program(self) -> Program:
         """The Program of a step, equal to the one that was recorded."""
@@ -196,6 +232,30 @@ class Run:
         if group not in groups:
             raise RecordError(f"{self.path}: no group {group}; there are {', '.join(groups)}")
         return read_file(self.path, load)
+
+    def _texts(self, path: str) -> tuple[str, ...]:
+        """A column of texts."""
+        try:
+            return tuple(text.decode() for text in self.column(path))
+        except UnicodeDecodeError:
+            raise RecordError(f"cannot read {self.path}: it is damaged ({path} holds no text)") from None
+
+    def _training_of(self, row: Mapping[str, Any], digest: str) -> TrainingRecord:
+        """The record of one step, from the values of its columns."""
+
+        def by_name(column: str) -> dict[str, float]:
+            return dict(zip(self.loss_names, map(float, row[column]), strict=True))
+
+        return TrainingRecord(
+            loss=float(row["loss"]),
+            loss_by_name=by_name("loss_by_name"),
+            held_out_loss=float(row["held_out_loss"]),
+            held_out_loss_by_name=by_name("held_out_loss_by_name"),
+            accuracy=float(row["accuracy"]),
+            learning_rate=tuple(map(float, row["learning_rate"])),
+            gradient_norm=float(row["gradient_norm"]),
+            parameters_sha256=digest,
+        )
 
     @cached_property
     def _program(self) -> Program:
@@ -264,6 +324,8 @@ class Run:
         entry = _COLUMN_BY_PATH[path]
 
         def load(file: h5py.File) -> NDArray[Any]:
+            if entry.since > self.schema_version:
+                return self._not_recorded(entry, rows)
             if not entry.dims:
                 return np.asarray(file[path][()])
             committed = self._committed(file, entry)
@@ -273,6 +335,11 @@ class Run:
             return np.asarray(file[path][start:stop])
 
         return read_file(self.path, load)
+
+    def _not_recorded(self, entry: Column, rows: slice) -> NDArray[Any]:
+        """What a file of an earlier layout tells of a later column: NaN of each step, and no losses by name."""
+        shape = len(range(*rows.indices(self.n_steps))), *(0 if dim == "loss_name" else 1 for dim in entry.dims[1:])
+        return np.full(shape, np.nan, entry.dtype)
 
     def _committed(self, file: h5py.File, entry: Column) -> int:
         dim = entry.dims[0]

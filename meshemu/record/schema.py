@@ -6,10 +6,13 @@ bit for bit for any number of ranks) and /run (how it was computed; the only gro
 Every dataset is one column with one `Dim` per axis. A dim becomes a dimension scale in each group that uses it, so that
 every group opens by itself in xarray. Steps are committed by the index /results/steps/step, which grows last: what lies
 beyond its length was never finished and is not read.
+
+A later version of the layout only adds columns; files of earlier versions stay readable.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
+from typing import Literal
 
 __all__ = [
     "COLUMNS",
@@ -18,6 +21,7 @@ __all__ = [
     "CONVENTIONS",
     "DIMS",
     "GROUPS",
+    "LOSS_NAMES",
     "NETCDF_DIMENSION_ONLY",
     "PROGRAM_TABLES",
     "ROOT_ATTRIBUTES",
@@ -28,10 +32,11 @@ __all__ = [
     "columns_of",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CONVENTIONS = "CF-1.11"
 TITLE = "meshemu run"
 COMMIT_INDEX = "/results/steps/step"
+LOSS_NAMES = "/results/steps/loss_name"
 PROGRAM_TABLES = "/program/tables_json"
 COMPARED_GROUPS = ("/system", "/program", "/results")
 NETCDF_DIMENSION_ONLY = "This is a netCDF dimension but not a netCDF variable."
@@ -69,19 +74,23 @@ GROUPS = {
 
 @dataclass(frozen=True)
 class Dim:
-    """One axis. `grows`: unlimited, starts empty. `indexed`: the scale holds 0, 1, 2, ... (else no values)."""
+    """One axis. `grows`: unlimited, starts empty. `scale`: its dimension scale holds 0, 1, 2, ... ("index"), texts that
+    only the run knows ("names"), or no values ("none"). `narrow`: a few entries, so that many steps go into one chunk.
+    """
 
     name: str
     long_name: str
     grows: bool = False
-    indexed: bool = True
+    scale: Literal["index", "names", "none"] = "index"
+    narrow: bool = False
 
 
 @dataclass(frozen=True)
 class Column:
     """One dataset. dtype is a NumPy type string, or "str" for UTF-8 text; `flags` names the values 0, 1, 2, ...
 
-    `flags` of "@link_class", "@op_class" or "@number_format" stand for names that only the run knows.
+    `flags` of "@link_class", "@op_class" or "@number_format" stand for names that only the run knows. since: version of
+    the layout that introduced the column.
     """
 
     path: str
@@ -90,6 +99,7 @@ class Column:
     units: str
     long_name: str
     flags: tuple[str, ...] = ()
+    since: int = 1
 
     @property
     def group(self) -> str:
@@ -112,14 +122,16 @@ DIMS = {
     for dim in (
         Dim("device", "device id, row * cols + col"),
         Dim("link", "link id"),
-        Dim("op", "op id", indexed=False),
-        Dim("op_bound", "op id, and one past the last", indexed=False),
-        Dim("message", "message id", indexed=False),
-        Dim("dependency", "position in the list of dependencies", indexed=False),
+        Dim("op", "op id", scale="none"),
+        Dim("op_bound", "op id, and one past the last", scale="none"),
+        Dim("message", "message id", scale="none"),
+        Dim("dependency", "position in the list of dependencies", scale="none"),
         Dim("step", "training step", grows=True),
         Dim("recorded_step", "training step whose op times are recorded", grows=True),
         Dim("bin", "time bin", grows=True),
         Dim("assumption", "assumption number"),
+        Dim("loss_name", "name of a term of the loss", scale="names", narrow=True),
+        Dim("parameter_group", "parameter group of the optimizer", narrow=True),
     )
 }
 
@@ -127,9 +139,9 @@ DIMS = {
 _Row = tuple[str, str, str, str] | tuple[str, str, str, str, tuple[str, ...]]
 
 
-def _columns(group: str, dims: tuple[str, ...], *rows: _Row) -> tuple[Column, ...]:
+def _columns(group: str, dims: tuple[str, ...], *rows: _Row, since: int = 1) -> tuple[Column, ...]:
     """Columns of one group with the same dims, from (name, dtype, units, long_name[, flags])."""
-    return tuple(Column(f"{group}/{name}", dims, *rest) for name, *rest in rows)
+    return tuple(replace(Column(f"{group}/{name}", dims, *rest), since=since) for name, *rest in rows)
 
 
 COLUMNS: tuple[Column, ...] = (
@@ -147,8 +159,8 @@ COLUMNS: tuple[Column, ...] = (
         "/system/links",
         ("link",),
         ("id", "i4", "1", "link id"),
-        ("src", "i4", "1", "device that the link leaves"),
-        ("dst", "i4", "1", "device that the link enters (src for injection and ejection)"),
+        ("src", "i4", "1", "device that the link leaves; from the number of devices on, switches"),
+        ("dst", "i4", "1", "device or switch that the link enters (src for injection and ejection)"),
         ("class", "i1", "1", "class of the boundary that the link crosses", ("@link_class",)),
         ("bandwidth_bytes_per_s", "i8", "byte s-1", "bandwidth of this direction"),
         ("latency_ps", "i8", "ps", "time of a head from end to end"),
@@ -192,6 +204,26 @@ COLUMNS: tuple[Column, ...] = (
         ("exposed_comm_ps", "i8", "ps", "time_ps - compute_ps: communication that no compute hides"),
         ("ingest_ps", "i8", "ps", "time waiting for input data; 0: ingest is not modelled, data is on the devices"),
         ("flops", "i8", "flop", "floating-point operations of all devices"),
+    ),
+    *_columns(
+        "/results/steps",
+        ("step",),
+        ("gradient_norm", "f8", "1", "2-norm of all gradients together, before clipping, NaN if timed only"),
+        ("held_out_loss", "f8", "1", "loss on held-out data, NaN where it was not evaluated"),
+        since=2,
+    ),
+    *_columns(
+        "/results/steps",
+        ("step", "parameter_group"),
+        ("learning_rate", "f8", "1", "learning rate of each parameter group in the step, NaN where nothing is updated"),
+        since=2,
+    ),
+    *_columns(
+        "/results/steps",
+        ("step", "loss_name"),
+        ("loss_by_name", "f8", "1", "terms of the training loss, none where it is one number, NaN if timed only"),
+        ("held_out_loss_by_name", "f8", "1", "terms of the loss on held-out data, NaN where it was not evaluated"),
+        since=2,
     ),
     *_columns(
         "/results/links",

@@ -8,7 +8,6 @@ import fcntl
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -26,42 +25,21 @@ from meshemu.record.program_io import program_arrays, program_tables
 from meshemu.record.schema import (
     COMMIT_INDEX,
     CONVENTIONS,
+    LOSS_NAMES,
     PROGRAM_TABLES,
     SCHEMA_VERSION,
     TITLE,
     columns_of,
 )
+from meshemu.record.step_record import StepRecord, TrainingRecord
 from meshemu.version import __version__
 
 if TYPE_CHECKING:  # the network package compiles kernels when imported; only its result types are needed here
-    from meshemu.network.results import LinkStats, OpTimes, Timeline
+    from meshemu.network.results import OpTimes, Timeline
 
-__all__ = ["RunWriter", "StepRecord"]
+__all__ = ["RunWriter"]
 
 _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class StepRecord:
-    """What is recorded of one training step.
-
-    time_ps, compute_ps (busiest device), exposed_comm_ps and flops (all devices) of the step; links: statistics of
-    every link; device_compute_ps, device_idle_ps: int64[n_devices]; wall_s: time that emulating it took. loss and
-    accuracy are NaN, parameters_sha256 is "" where they were not computed.
-    """
-
-    time_ps: int
-    compute_ps: int
-    exposed_comm_ps: int
-    flops: int
-    links: "LinkStats"
-    device_compute_ps: NDArray[np.int64]
-    device_idle_ps: NDArray[np.int64]
-    wall_s: float
-    ingest_ps: int = 0
-    loss: float = float("nan")
-    accuracy: float = float("nan")
-    parameters_sha256: str = ""
 
 
 class RunWriter:
@@ -79,12 +57,15 @@ class RunWriter:
         timeline_bins: int,
         overwrite: bool = False,
         assumptions: Sequence[str] = (),
+        loss_names: Sequence[str] = (),
+        n_parameter_groups: int = 1,
     ) -> None:
         """Create the file with everything that is known before the first step.
 
         system_json: `System.to_json()` of the system that `mesh` was made from. config_text: resolved configuration as
         TOML. n_steps: steps that will be recorded. timeline_bins: greatest number of bins that `write_timeline` gets.
-        assumptions: named assumptions that the figures rest on.
+        assumptions: named assumptions that the figures rest on. loss_names: of the loss's terms, if it has several.
+        n_parameter_groups: how many learning rates a step has.
 
         Raises:
             RecordError: the path exists (without `overwrite`), is no results file, is in use, or cannot be written.
@@ -92,6 +73,7 @@ class RunWriter:
         self.path = Path(path)
         self._n_devices, self._n_links, self._n_ops = mesh.n_devices, mesh.n_links, program.n_ops
         self._timeline_bins = timeline_bins
+        self._loss_names, self._n_parameter_groups = tuple(loss_names), n_parameter_groups
         with _writing(self.path):
             _make_way(self.path, overwrite)
             self._file = h5py.File(self.path, "w", locking="best-effort")
@@ -111,15 +93,17 @@ class RunWriter:
         """Write the next step and commit it.
 
         Raises:
-            RecordError: an array has the wrong length, or the file cannot be written.
+            RecordError: an array has the wrong length, a loss has a name that the file was not made for, or the file
+                cannot be written.
         """
         self._check_length("links", len(record.links.bytes), self._n_links)
         self._check_length("device_compute_ps", len(record.device_compute_ps), self._n_devices)
         self._check_length("device_idle_ps", len(record.device_idle_ps), self._n_devices)
+        figures = {**vars(record), **self._training_values(record.training)}
         with _writing(self.path):
             step = self._file[COMMIT_INDEX].shape[0]
             values: dict[str, object] = {
-                **{column.path: getattr(record, column.name) for column in columns_of("/results/steps")},
+                **{column.path: figures[column.name] for column in columns_of("/results/steps")},
                 **{column.path: getattr(record.links, column.name) for column in columns_of("/results/links")},
                 "/results/devices/compute_ps": record.device_compute_ps,
                 "/results/devices/idle_ps": record.device_idle_ps,
@@ -218,13 +202,19 @@ class RunWriter:
             "dependency": len(program.dep),
             "step": n_steps,
             "assumption": len(assumptions),
+            "loss_name": len(self._loss_names),
+            "parameter_group": self._n_parameter_groups,
         }
         flags = {
             "@link_class": mesh.class_names,
             "@op_class": program.op_classes,
             "@number_format": program.number_formats,
         }
-        text = {PROGRAM_TABLES: program_tables(program), "/results/notes/assumptions": assumptions}
+        text: dict[str, str | Sequence[str]] = {
+            PROGRAM_TABLES: program_tables(program),
+            "/results/notes/assumptions": assumptions,
+            LOSS_NAMES: self._loss_names,
+        }
         create_groups(self._file, sizes, flags, text)
 
     def _write_system(self, mesh: Mesh) -> None:
@@ -250,6 +240,23 @@ class RunWriter:
     def _write_columns(self, group: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         for column in columns_of(group):
             self._file[column.path][...] = arrays[column.name]
+
+    def _training_values(self, record: TrainingRecord) -> dict[str, Any]:
+        """What the maths gave, with one row of numbers where the file has several columns."""
+        rates = record.learning_rate or (float("nan"),) * self._n_parameter_groups
+        self._check_length("learning_rate", len(rates), self._n_parameter_groups)
+        return vars(record) | {
+            "learning_rate": rates,
+            "loss_by_name": self._in_order(record.loss_by_name),
+            "held_out_loss_by_name": self._in_order(record.held_out_loss_by_name),
+        }
+
+    def _in_order(self, losses: Mapping[str, float]) -> list[float]:
+        for name in losses:
+            if name not in self._loss_names:
+                known = ", ".join(self._loss_names) or "none"
+                raise RecordError(f"{self.path}: there is no column for the loss {name!r}; there are {known}")
+        return [losses.get(name, float("nan")) for name in self._loss_names]
 
     def _check_length(self, what: str, length: int, expected: int) -> None:
         if length != expected:
