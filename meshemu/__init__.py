@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from meshemu.emulator.timed_step import TimingOptions
     from meshemu.emulator.timing import simulate_messages, time
     from meshemu.errors import InputError, MeshemuError
-    from meshemu.hardware import System
-    from meshemu.network import MessageTimes, Router, Timing, compare_modes
+    from meshemu.hardware import Router, System
+    from meshemu.network import MessageTimes, Timing, compare_modes
     from meshemu.program.ir import Program
     from meshemu.record.compare import compare
     from meshemu.record.reader import Run
@@ -61,7 +61,7 @@ _HOMES = {
     "MeshemuError": ("errors", "MeshemuError"),
     "MessageTimes": ("network", "MessageTimes"),
     "Program": ("program.ir", "Program"),
-    "Router": ("network", "Router"),
+    "Router": ("hardware", "Router"),
     "Run": ("record.reader", "Run"),
     "RunResult": ("emulator.running", "RunResult"),
     "System": ("hardware", "System"),

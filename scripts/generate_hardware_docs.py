@@ -4,11 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from meshemu.hardware import System, preset_names
-from meshemu.hardware.describe import total
 from meshemu.hardware.figure import GRADES, Figure
 from meshemu.hardware.presets import preset
-from meshemu.hardware.published import NOT_MODELLED, TOTALS
-from meshemu.mesh import bandwidth_between_bytes_per_s, bisection_bytes_per_s, flatten
+from meshemu.hardware.published import NOT_MODELLED
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "hardware.md"
 
@@ -30,6 +28,13 @@ lies inside one device is added up.
   die are taken to be dead, point-symmetric, no two in one row or column, none at an edge or beside the
   middle, so that edges and bisections keep all their links. `dead` and `dead_links` replace them. With larger
   devices only the count matters.
+- Where a class of links goes on across the border of a larger unit, as the fabric of a wafer-scale engine does, a
+  link between larger devices is all the links along their border, and as long as the hops through one of them.
+- GPUs are joined by switches, not by links to neighbours: each has a link up and a link down of the full bandwidth,
+  and each node has such links to the network, which its GPUs share. The latency of a class is from unit to unit,
+  half of it each way. Switches are taken to be non-blocking.
+- `<unit>.power` is rated power; the report multiplies it by the time of a step, as an estimate. `<link>.energy` is
+  off until set.
 - Every figure can be replaced by its key: `system.tile_edge.bandwidth = "9 TB/s"`.
 - Interface processors and the Ethernet between them are not part of the model yet: see the last table.
 
@@ -51,8 +56,8 @@ def page() -> str:
             if fresh:
                 parts += [f"## Figures of {name}, devices = {devices}{' (further ones)' if len(parts) > 5 else ''}\n\n"]
                 parts += [_figures(fresh)]
-    parts += ["## Where published figures conflict\n\n", _alternatives()]
-    parts += ["## Published totals beside the model's\n\n", _totals()]
+    parts += ["## Figures to choose between\n\n", _alternatives()]
+    parts += ["Published totals beside the model's: [machine-model.md](machine-model.md), or `meshemu validate`.\n\n"]
     parts += ["## Published, not modelled\n\n", _figures(NOT_MODELLED)]
     return "".join(parts).rstrip() + "\n"
 
@@ -90,29 +95,6 @@ def _alternatives() -> str:
     )
     text = 'The first option is the default; choose by `figures = {noc_width = "narrow"}`.\n\n'
     return text + _table(("option", "key", "value", "grade", "source"), rows)
-
-
-def _totals() -> str:
-    rows = []
-    for known in TOTALS:
-        figure, system = known.figure, System.preset(known.preset)
-        model = figure.with_value(model_value(system, known.quantity)).text()
-        rows.append((f"`{known.preset}`", known.quantity, figure.text(), model, figure.grade, figure.source))
-    return _table(("preset", "quantity", "published", "model", "grade", "source"), rows)
-
-
-def model_value(system: System, quantity: str) -> int:
-    """What the model has for a quantity of a published total."""
-    mesh = flatten(system)
-    if quantity == "bisection":
-        return bisection_bytes_per_s(mesh)
-    if quantity == "edge":
-        first = (mesh.tile_row == 0) & (mesh.tile_col == 0)
-        return bandwidth_between_bytes_per_s(mesh, first, mesh.tile_row == 1)
-    value = total(system, quantity)
-    if value is None:
-        raise ValueError(f"{system.name} has no {quantity}")
-    return value
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

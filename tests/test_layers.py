@@ -15,14 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 ROWS = (
     {"errors", "version"},
     {"units", "comm"},
-    {"hardware", "config"},
+    {"hardware"},
+    {"config"},  # takes routers as hardware describes them
     {"mesh"},
     {"program"},
     {"collectives", "cost", "network"},
     {"workload", "runtime", "record"},
     {"execute"},  # interprets the layouts and values that the rules of workload define
     {"emulator"},
-    {"analysis", "study"},
+    {"analysis"},
+    {"study"},  # asks for reports of the runs that it makes
     {"cli"},
     {"__main__", "__init__"},
 )
@@ -138,6 +140,8 @@ HEAVY = "torch", "numba", "matplotlib", "mpi4py"
         ("meshemu.network", ("torch", "mpi4py")),
         ("meshemu.record", ("torch", "mpi4py", "numba")),
         ("meshemu.analysis", ("torch", "mpi4py", "numba")),
+        ("meshemu.analysis.modes", ("torch", "mpi4py", "matplotlib")),
+        ("meshemu.study.validate", ("torch", "mpi4py", "matplotlib")),
         ("meshemu.emulator.retiming", ("torch", "mpi4py")),
         ("meshemu.emulator.collective_times", ("torch", "mpi4py")),
     ],

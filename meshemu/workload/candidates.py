@@ -1,6 +1,7 @@
 """Plans worth trying on a mesh for a model, for `plan = "auto"`."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from meshemu.workload.graph import Graph, Role
 from meshemu.workload.placement import make_plan
 from meshemu.workload.plan import Plan
 
-__all__ = ["candidates"]
+__all__ = ["candidates", "inner_block", "largest"]
 
 Spec = Mapping[str, int | list[int]]
 
@@ -41,8 +42,8 @@ def candidates(graph: Graph, mesh: Mesh) -> list[Plan]:
 
 def _specs(mesh: Mesh, batch_size: int, *, images: bool) -> Iterator[Spec]:
     n_alive = int(np.count_nonzero(mesh.alive))
-    most = _most(mesh, min(n_alive, batch_size))
-    rows, cols = _inner(mesh)
+    most = largest(mesh, "data", min(n_alive, batch_size))
+    rows, cols = inner_block(mesh)
     blocks = [mesh.rows // rows, mesh.cols // cols]
     yield {"data": most}
     yield {"shard": most}
@@ -55,18 +56,18 @@ def _specs(mesh: Mesh, batch_size: int, *, images: bool) -> Iterator[Spec]:
     yield {"tensor": n_alive}
 
 
-def _most(mesh: Mesh, limit: int) -> int:
-    """The greatest number of devices up to `limit` that a plan can be laid out on."""
+def largest(mesh: Mesh, kind: str, limit: int, others: Spec = MappingProxyType({})) -> int:
+    """The largest axis of a kind, up to `limit`, that can be laid out beside `others`; 1 if none can."""
     for n in range(limit, 1, -1):
         try:
-            make_plan({"data": n}, mesh)
+            make_plan({**others, kind: n}, mesh)
         except PlanError:
             continue
         return n
     return 1
 
 
-def _inner(mesh: Mesh) -> tuple[int, int]:
+def inner_block(mesh: Mesh) -> tuple[int, int]:
     """(rows, cols) of a tile; of a row of devices where the mesh is one tile."""
     n_rows, n_cols = int(mesh.tile_row.max()) + 1, int(mesh.tile_col.max()) + 1
     if (n_rows, n_cols) == (1, 1):

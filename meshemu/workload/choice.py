@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from meshemu.collectives import Schedule, build, check_routers, select
 from meshemu.mesh import Mesh
-from meshemu.workload.chunks import block_elements
-from meshemu.workload.dtypes import number_format
+from meshemu.workload.chunks import block_elements, one
+from meshemu.workload.formats.storage import storage_of
 from meshemu.workload.plan import Plan
-from meshemu.workload.spmd import Collective, Spmd
+from meshemu.workload.spmd import Collective, Spmd, Value
 
 __all__ = ["choose_schedules"]
 
@@ -31,21 +31,25 @@ def choose_schedules(
     """
     built: dict[tuple[str, str, tuple[int, int], tuple[int, ...]], Schedule] = {}
     result = {}
+    storage = storage_of(spmd)
     for i, instruction in enumerate(spmd.instructions):
         if not isinstance(instruction, Collective):
             continue
         members, grid, absent = plan.groups(instruction.axes, instruction.stages)
-        dtype = instruction.sources[0].dtype
-        size_bytes = dtype.itemsize * block_elements(instruction.whole, plan, int(members[0, 0]))
+        itemsize, number_format = storage.carried(instruction)
+        size_of: Callable[[Value], int] = one
+        if storage.mixed(instruction):
+            itemsize, size_of = 1, storage.itemsize
+        size_bytes = itemsize * block_elements(instruction.whole, plan, int(members[0, 0]), size_of)
         chosen = algorithm
         if algorithm == "auto":
             table = _device_grid(plan, members[0], grid, absent)
-            cost = partial(combine, number_format(dtype))
-            chosen = select(instruction.kind, mesh, table, size_bytes, dtype.itemsize, cost)
+            cost = partial(combine, number_format)
+            chosen = select(instruction.kind, mesh, table, size_bytes, itemsize, cost)
         check_routers(instruction.kind, chosen, mesh)
         key = (instruction.kind, chosen, grid, absent)
         if key not in built:
-            built[key] = build(instruction.kind, chosen, *grid, absent=absent)
+            built[key] = build(instruction.kind, chosen, *grid, absent=absent, switched=mesh.switches is not None)
         result[i] = built[key]
     return result
 

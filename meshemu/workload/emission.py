@@ -16,8 +16,9 @@ from meshemu.collectives import Schedule, emit
 from meshemu.cost import TensorSpec, Update, Work, op_work
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import Program
-from meshemu.workload.chunks import chunk_bounds, row_length
+from meshemu.workload.chunks import chunk_bounds, one, row_length
 from meshemu.workload.dtypes import number_format
+from meshemu.workload.formats.storage import Storage, storage_of
 from meshemu.workload.plan import Plan
 from meshemu.workload.spmd import Collective, Compute, Fetch, PushAdd, Spmd, Value
 from meshemu.workload.windows import pieces
@@ -36,7 +37,7 @@ def build_program(
     schedules: index of a Collective instruction -> schedule. updates: parameter name -> what its update costs;
     parameters that are not updated are left out.
     """
-    walk = _Walk(plan, n_devices)
+    walk = _Walk(plan, n_devices, storage_of(spmd))
     for value in (*spmd.inputs.values(), *spmd.constants.values()):
         walk.done[value.id] = []
     for i, instruction in enumerate(spmd.instructions):
@@ -56,8 +57,9 @@ def build_program(
 class _Walk:
     """The walk over the instructions: `done` says which ops make each value complete, position by position."""
 
-    def __init__(self, plan: Plan, n_devices: int) -> None:
+    def __init__(self, plan: Plan, n_devices: int, storage: Storage) -> None:
         self.plan = plan
+        self.storage = storage
         self.builder = ProgramBuilder(n_devices)
         self.devices = np.asarray(plan.devices, np.int64)
         self.done: dict[int, Layers] = {}
@@ -78,7 +80,7 @@ class _Walk:
             self.devices[where],
             label=instruction.label,
             op_class=instruction.op_class,
-            number_format=_format_of(instruction),
+            number_format=self.storage.computed_in(instruction.inputs, _format_of(instruction)),
             flops=flops[where],
             read_bytes=read[where],
             write_bytes=write[where],
@@ -97,7 +99,7 @@ class _Walk:
         boxes = pieces(source.shape, source.layout, output.layout, self.plan)
         moves = boxes.moves
         arrived = self._messages(
-            boxes.src[moves], boxes.dst[moves], boxes.n_elements[moves] * source.dtype.itemsize, source,
+            boxes.src[moves], boxes.dst[moves], boxes.n_elements[moves] * self.storage.itemsize(source), source,
             instruction.label,
         )  # fmt: skip
         self._finish((output,), [*held, *_layered(self.plan.n_positions, boxes.dst[moves], arrived)])
@@ -107,7 +109,7 @@ class _Walk:
         source, output = instruction.source, instruction.output
         boxes = pieces(output.shape, output.layout, source.layout, self.plan)
         moves = boxes.moves
-        owner, itemsize = boxes.src[moves], source.dtype.itemsize
+        owner, itemsize = boxes.src[moves], self.storage.itemsize(source)
         size_bytes = boxes.n_elements[moves] * itemsize
         arrived = self._messages(boxes.dst[moves], owner, size_bytes, source, instruction.label)
         received = np.zeros(self.plan.n_positions, np.int64)
@@ -117,7 +119,7 @@ class _Walk:
             self.devices[where],
             label=instruction.label,
             op_class="halo_add",
-            number_format=number_format(source.dtype),
+            number_format=self.storage.number_format(source),
             flops=received[where] // itemsize,
             read_bytes=2 * received[where],
             write_bytes=received[where],
@@ -138,19 +140,22 @@ class _Walk:
         waits = _merged(layers)
         members, _, _ = self.plan.groups(instruction.axes, instruction.stages)
         positions, ops = [], []
-        dtype = instruction.sources[0].dtype
+        itemsize, number_format = self.storage.carried(instruction)
+        size_of: Callable[[Value], int] = one
+        if self.storage.mixed(instruction):
+            itemsize, size_of = 1, self.storage.itemsize
         for group in members:
-            bounds = chunk_bounds(instruction, schedule.n_chunks, group, self.plan)
+            bounds = chunk_bounds(instruction, schedule.n_chunks, group, self.plan, size_of)
             participant, op = emit(
                 self.builder,
                 schedule,
                 self.devices[group],
                 n_elements=int(bounds[-1]),
                 bounds=bounds,
-                itemsize=row_length(instruction) * dtype.itemsize,
+                itemsize=row_length(instruction) * itemsize,
                 label=instruction.label,
                 op_class=f"reduce_{instruction.combine}",
-                number_format=number_format(dtype),
+                number_format=number_format,
                 after=[layer[group] for layer in waits],
             )
             positions.append(group[participant])
@@ -175,7 +180,7 @@ class _Walk:
                 self.devices[where],
                 label="optimizer",
                 op_class=op_class,
-                number_format=number_format(next(iter(chosen.values())).dtype),
+                number_format=self.storage.number_format(next(iter(chosen.values()))),
                 flops=flops,
                 read_bytes=read,
                 write_bytes=write,
@@ -223,7 +228,8 @@ class _Walk:
         return np.asarray(table[inverse.ravel()].T)
 
     def _update_work(self, update: Update, value: Value, position: int) -> Work:
-        return update.work(self._spec(value, position))
+        shape = value.layout.local_shape(value.shape, self.plan.at(position))
+        return update.work(TensorSpec(shape, value.dtype.itemsize), self._spec(value, position))
 
     def _work_at(self, instruction: Compute, position: int) -> Work:
         place = self.plan.at(position)
@@ -234,7 +240,7 @@ class _Walk:
         return op_work(instruction.op_class, inputs, outputs, instruction.attributes)
 
     def _spec(self, value: Value, position: int) -> TensorSpec:
-        return TensorSpec(value.layout.local_shape(value.shape, self.plan.at(position)), value.dtype.itemsize)
+        return TensorSpec(value.layout.local_shape(value.shape, self.plan.at(position)), self.storage.itemsize(value))
 
 
 def _format_of(instruction: Compute) -> str:

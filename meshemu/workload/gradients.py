@@ -7,6 +7,7 @@ from math import prod
 import torch
 from torch import fx
 
+from meshemu.workload.formats.storing import Storing
 from meshemu.workload.layout import Layout
 from meshemu.workload.lowering import Lowering
 from meshemu.workload.spmd import Value
@@ -53,7 +54,8 @@ class Gradients:
     """Takes gradients as they are computed and reduces each full bucket at once.
 
     layouts: parameter name -> layout that its gradient ends in. scatter: whether a device gets its block of a sum by a
-    reduce-scatter (ZeRO 2 and 3), or gets it all and keeps its block (ZeRO 1).
+    reduce-scatter (ZeRO 2 and 3), or gets it all and keeps its block (ZeRO 1). storing: is told what may be sent in the
+    format of communication.
     """
 
     def __init__(
@@ -65,12 +67,14 @@ class Gradients:
         bucket_bytes: int,
         micro_batches: int,
         scatter: bool,
+        storing: Storing | None = None,
     ) -> None:
         self._low = low
         self._layouts = layouts
         self._bucket_bytes = bucket_bytes
         self._micro_batches = micro_batches
         self._scatter = scatter
+        self._storing = storing
         self._names: dict[fx.Node, list[str]] = {}
         self._terms = stages.terms
         for name, nodes in stages.terms.items():
@@ -89,6 +93,8 @@ class Gradients:
         self._taken.add((node, micro_batch))
         last = micro_batch == self._micro_batches - 1
         total = accumulated(self._low, self._totals.get(node), value, self._micro_batches, last=last)
+        if self._storing is not None:
+            self._storing.exchangeable(total)
         self._totals[node] = total
         if last:
             for name in self._names[node]:

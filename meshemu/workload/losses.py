@@ -2,7 +2,7 @@
 
 Outputs are what the model returns: a tensor, or an object with `.logits` or `.loss` as models of the transformers
 library return. A model with several heads defines its own loss, a method `loss(outputs, targets)`. It and a user's
-function may return named terms instead of one number; the loss is then their sum.
+function may return several terms by name, as `outputs.summed` takes them.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,10 +16,10 @@ from torch.nn import functional
 from meshemu.errors import InputError
 from meshemu.workload.user_function import is_file_reference, load_function
 
-__all__ = ["LOSSES", "LossFunction", "cross_entropy", "load_loss", "loss_of_model", "mse", "total"]
+__all__ = ["LOSSES", "LossFunction", "cross_entropy", "load_loss", "loss_of_model", "mse"]
 
-LossFunction = Callable[[Any, Any], Tensor]
-"""(outputs, targets) -> scalar loss; each a tensor or a nest of tensors."""
+LossFunction = Callable[[Any, Any], Any]
+"""(outputs, targets), nests of tensors -> what `outputs.summed` takes: a scalar tensor, or several by name."""
 
 
 def cross_entropy(outputs: Any, targets: Tensor, class_weights: Tensor | None = None) -> Tensor:
@@ -63,6 +63,8 @@ def mse(outputs: Any, targets: Tensor) -> Tensor:
 def loss_of_model(model: nn.Module | None, outputs: Any, targets: Any) -> Any:
     """The loss that the model returned, as a record's `loss` or as a scalar, else its own `loss(outputs, targets)`.
 
+    A record's `loss`, and what the method returns, may be terms by name.
+
     Raises:
         InputError: there is neither.
     """
@@ -71,6 +73,8 @@ def loss_of_model(model: nn.Module | None, outputs: Any, targets: Any) -> Any:
     is_scalar = isinstance(returned, Tensor) and returned.dim() == 0
     if callable(method) and returned is outputs and not is_scalar:
         return method(outputs, targets)
+    if returned is not outputs and isinstance(returned, Mapping):
+        return returned
     loss = _tensor(outputs, "loss", "model")
     if loss.numel() != 1:
         raise InputError(
@@ -78,23 +82,6 @@ def loss_of_model(model: nn.Module | None, outputs: Any, targets: Any) -> Any:
             "method loss(outputs, targets)"
         )
     return loss.reshape(())
-
-
-def total(loss: Any) -> Any:
-    """The sum of a loss's named terms, in their order; one that is no mapping is the loss already.
-
-    Raises:
-        InputError: there is no term, or one is not a scalar tensor.
-    """
-    if not isinstance(loss, Mapping):
-        return loss
-    for name, term in loss.items():
-        if not isinstance(term, Tensor) or term.numel() != 1:
-            what = f"of shape {tuple(term.shape)}" if isinstance(term, Tensor) else type(term).__name__
-            raise InputError(f"loss: the term '{name}' must be a scalar tensor, not {what}")
-    if not loss:
-        raise InputError("loss: there is no term to sum")
-    return sum((term.reshape(()) for term in list(loss.values())[1:]), start=next(iter(loss.values())).reshape(()))
 
 
 LOSSES: Mapping[str, LossFunction] = MappingProxyType({"cross_entropy": cross_entropy, "mse": mse})
@@ -108,16 +95,12 @@ def load_loss(name: str, model: nn.Module | None = None) -> LossFunction:
         InputError: the name is unknown, or the file fails.
     """
     if is_file_reference(name):
-        return _summed(load_function(name))
+        return load_function(name)
     if name == "model":
-        return _summed(partial(loss_of_model, model))
+        return partial(loss_of_model, model)
     if name not in LOSSES:
         raise InputError(f"loss '{name}' is unknown; valid: {', '.join(LOSSES)}, model, or file.py:function")
     return LOSSES[name]
-
-
-def _summed(loss: Callable[[Any, Any], Any]) -> LossFunction:
-    return lambda outputs, targets: total(loss(outputs, targets))
 
 
 def _field(outputs: Any, field: str) -> Any:

@@ -14,10 +14,13 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from meshemu.errors import UnsupportedOpError
+from meshemu.program.traffic import stage_label
 from meshemu.workload.graph import module_of
 from meshemu.workload.layout import REPLICATED, Layout, Split, gathered_axes
 from meshemu.workload.plan import Plan
+from meshemu.workload.rounder import Rounder
 from meshemu.workload.spmd import Collective, Combine, Compute, Fetch, Instruction, LocalShape, PushAdd, Value
+from meshemu.workload.windows import pieces
 
 __all__ = ["Lowering", "Rule", "attributes_of", "base_name", "operator_of", "split_letters"]
 
@@ -26,10 +29,11 @@ Rule = Callable[["Lowering", fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 
 
 class Lowering:
-    """Writes instructions; one per captured graph and plan."""
+    """Writes instructions; one per captured graph and plan. rounder: of a step that has number formats by role."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.rounder: Rounder | None = None
         self.instructions: list[Instruction] = []
         self.environment: dict[fx.Node, Any] = {}
         self.n_random = 0
@@ -68,6 +72,8 @@ class Lowering:
         self._n_values = n_values
         self._fetched = {key: value for key, value in self._fetched.items() if value.id < n_values}
         self._resolved = {key: value for key, value in self._resolved.items() if value.id < n_values}
+        if self.rounder is not None:
+            self.rounder.roll_back(n_values)
 
     def value(
         self, shape: Sequence[int], dtype: torch.dtype, layout: Layout = REPLICATED, combine: Combine = "sum"
@@ -133,8 +139,7 @@ class Lowering:
             if axes and self.plan.size(axes) > 1:
                 (self._fetched[key],) = self.all_gather([value], [layout], axes, label)
             else:
-                self._fetched[key] = self.value(value.shape, value.dtype, layout)
-                self.instructions.append(Fetch(value, self._fetched[key], fill, label))
+                self._fetched[key] = self._moved(value, layout, fill, label)
         return self._fetched[key]
 
     def bring(self, value: Value) -> Value:
@@ -145,10 +150,20 @@ class Lowering:
         layout = value.layout.on(self.stages)
         key = (value.id, layout, 0.0)
         if key not in self._fetched:
-            self._fetched[key] = self.value(value.shape, value.dtype, layout, value.combine)
-            stages = "all stages" if not self.stages else f"stage {', '.join(map(str, self.stages))}"
-            self.instructions.append(Fetch(value, self._fetched[key], 0.0, f"{self._label} to {stages}"))
+            self._fetched[key] = self._moved(value, layout, 0.0, stage_label(self._label, self.stages))
         return self._fetched[key]
+
+    def _moved(self, value: Value, layout: Layout, fill: float, label: str) -> Value:
+        """A Fetch of `value`, rounded as it is sent if any of it is."""
+        source = value
+        if self.rounder is not None and pieces(value.shape, value.layout, layout, self.plan).moves.any():
+            with self.on(value.layout.stages):
+                source = self.rounder.sent(value)
+        output = self.value(value.shape, value.dtype, layout, value.combine)
+        self.instructions.append(Fetch(source, output, fill, label))
+        if self.rounder is not None:
+            self.rounder.moved(source, output)
+        return output
 
     def scattered_axes(self, value: Value, layout: Layout) -> tuple[str, ...]:
         """Axes over which terms of `value` can be reduced and scattered into `layout`, or ()."""
@@ -160,6 +175,8 @@ class Lowering:
         """Add windows back to the blocks of `layout` that they were fetched from."""
         if value.layout.splits == layout.splits:
             return value
+        if self.rounder is not None:
+            value = self.rounder.pushed(value)
         output = self.value(value.shape, value.dtype, layout)
         self.instructions.append(PushAdd(value, output, f"{self._label} halo adjoint"))
         return output
@@ -168,9 +185,10 @@ class Lowering:
         """Combine partial values (same axes, same dtype) as one buffer."""
         outputs = tuple(self.value(v.shape, v.dtype, Layout(v.layout.splits)) for v in values)
         self._collective("all_reduce", values, outputs, values[0].layout.partial, label)
-        for value, output in zip(values, outputs, strict=True):
+        stored = self._summed(values, outputs)
+        for value, output in zip(values, stored, strict=True):
             self._resolved[value.id] = output
-        return outputs
+        return stored
 
     def reduce_scatter(
         self, values: Sequence[Value], layouts: Sequence[Layout], axes: tuple[str, ...], label: str
@@ -183,14 +201,32 @@ class Lowering:
         for value, layout in zip(values, layouts, strict=True):
             others = tuple(axis for axis in value.layout.partial if axis not in axes)
             outputs.append(self.value(value.shape, value.dtype, Layout(layout.splits, others)))
-        return self._collective("reduce_scatter", values, tuple(outputs), axes, label)
+        return self._summed(values, self._collective("reduce_scatter", values, tuple(outputs), axes, label))
+
+    def _summed(self, terms: Sequence[Value], totals: tuple[Value, ...]) -> tuple[Value, ...]:
+        """Totals as they are stored; those that are still terms of a sum over other axes as they are."""
+        rounder = self.rounder
+        if rounder is None:
+            return totals
+        for term, total in zip(terms, totals, strict=True):
+            rounder.moved(term, total)
+        return tuple(
+            total if total.layout.partial else rounder.summed(term, total)
+            for term, total in zip(terms, totals, strict=True)
+        )
 
     def all_gather(
         self, values: Sequence[Value], layouts: Sequence[Layout], axes: tuple[str, ...], label: str, paced: bool = False
     ) -> tuple[Value, ...]:
         """Pool the blocks of values (same dtype) over `axes` as one buffer; layouts: theirs without these axes."""
+        if self.rounder is not None:
+            values = [self.rounder.sent(value) for value in values]
         outputs = tuple(self.value(v.shape, v.dtype, layout) for v, layout in zip(values, layouts, strict=True))
-        return self._collective("all_gather", values, outputs, axes, label, paced)
+        self._collective("all_gather", values, outputs, axes, label, paced)
+        if self.rounder is not None:
+            for value, output in zip(values, outputs, strict=True):
+                self.rounder.moved(value, output)
+        return outputs
 
     def _collective(
         self,
@@ -201,7 +237,10 @@ class Lowering:
         label: str,
         paced: bool = False,
     ) -> tuple[Value, ...]:
-        self.instructions.append(Collective(kind, tuple(sources), outputs, axes, sources[0].combine, label, paced))
+        carried = self.rounder.carried(sources) if self.rounder is not None and kind != "all_gather" else None
+        self.instructions.append(
+            Collective(kind, tuple(sources), outputs, axes, sources[0].combine, label, paced, carried)
+        )
         return outputs
 
     def resolve(self, value: Value) -> Value:

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from meshemu.workload.formats.storing import Storing
 from meshemu.workload.layout import Layout
 from meshemu.workload.lowering import Lowering
 from meshemu.workload.operators import Operators
@@ -42,7 +43,7 @@ class MicroBatch:
 
     source gives the Value of a batch leaf, a buffer or a constant. index: its number; several: whether there are more.
     before is told every operator before its arguments are read; on_ready every node with its Value as soon as there is
-    one.
+    one. storing: rounds what operators store, if values have number formats by role.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class MicroBatch:
         several: bool,
         before: Before | None = None,
         on_ready: Callable[[fx.Node, Value], None] | None = None,
+        storing: Storing | None = None,
     ) -> None:
         self._low = low
         self._operators = operators
@@ -69,6 +71,7 @@ class MicroBatch:
         self._roaming: dict[tuple[fx.Node, tuple[int, ...]], Any] = {}
         self._before = before
         self._on_ready = on_ready
+        self._storing = storing
 
     def run(self, turn: Turn) -> None:
         """One pass through one stage."""
@@ -109,7 +112,8 @@ class MicroBatch:
             self._low.n_random = self._index * len(self._stages.draws) + self._stages.draws[node]
         args = pytree.tree_map_only(fx.Node, self._argument, tuple(node.args))
         kwargs = pytree.tree_map_only(fx.Node, self._argument, dict(node.kwargs))
-        return self._operators.lower(node, self._brought_to_weight(node, args), kwargs)
+        result = self._operators.lower(node, self._brought_to_weight(node, args), kwargs)
+        return result if self._storing is None else self._storing.node(node, result, (args, kwargs))
 
     def _brought_to_weight(self, node: fx.Node, args: Any) -> Any:
         """The arguments of a product, with an activation gathered whose cut is at odds with that of the weight.

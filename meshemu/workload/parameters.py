@@ -13,6 +13,7 @@ from math import prod
 import torch
 from torch import fx
 
+from meshemu.workload.formats.storing import Storing
 from meshemu.workload.graph import Graph, GraphInput, Role
 from meshemu.workload.layout import REPLICATED, Layout, Split, even_ranges
 from meshemu.workload.lowering import Lowering
@@ -59,10 +60,15 @@ def _layouts(shape: tuple[int, ...], working: Layout, plan: Plan) -> ParameterLa
 
 
 class Parameters:
-    """The parameters of a step: `inputs` as stored; `read` gives them as operators need them."""
+    """The parameters of a step: `inputs` as stored; `read` gives them as operators need them, in their format."""
 
     def __init__(
-        self, low: Lowering, stages: Stages, layouts: Mapping[str, ParameterLayout], bucket_bytes: int
+        self,
+        low: Lowering,
+        stages: Stages,
+        layouts: Mapping[str, ParameterLayout],
+        bucket_bytes: int,
+        storing: Storing | None = None,
     ) -> None:
         self._low = low
         self._items = [item for item in stages.graph.inputs if item.role is Role.PARAMETER]
@@ -73,6 +79,7 @@ class Parameters:
         for item in self._items:
             with low.on(stages.readers(item.node)):
                 self.inputs[item.name] = low.like(item.node.meta["val"], layouts[item.name].stored)
+        self._held = self.inputs if storing is None else storing.weights(self.inputs)
         self._pooled: dict[str, Value] = {}
         sharded = [item for item in self._items if item.node.users and self._sharded(item.name)]
         self.pooled_per_pass = bool(sharded) and low.plan.zero == 3
@@ -87,7 +94,7 @@ class Parameters:
         """A parameter in its working layout."""
         name = self._by_node[node].name
         if not self._sharded(name):
-            return self.inputs[name]
+            return self._held[name]
         if name not in self._pooled:
             self._pool(self._module_of(name), paced=True)
         return self._pooled[name]
@@ -135,7 +142,7 @@ class Parameters:
         names = [item.name for item in items]
         owners = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
         label = f"parameters {next(iter(owners))}" + (f" to {list(owners)[-1]}" if len(owners) > 1 else "")
-        sources = [self.inputs[name] for name in names]
+        sources = [self._held[name] for name in names]
         wanted = [self._layouts[name].working for name in names]
         self._pooled.update(
             zip(names, self._low.all_gather(sources, wanted, (SHARD,), label, paced), strict=True)

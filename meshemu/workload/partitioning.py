@@ -5,8 +5,10 @@ from collections.abc import Callable
 from torch import fx
 
 from meshemu.errors import PlanError
+from meshemu.hardware.format_roles import NONE, Formats
 from meshemu.workload.clipping import clip
 from meshemu.workload.dependence import updated_buffers
+from meshemu.workload.formats.storing import Storing
 from meshemu.workload.gradients import Gradients, accumulated
 from meshemu.workload.graph import Graph, GraphInput, Role
 from meshemu.workload.layout import REPLICATED, Layout, Split, even_ranges
@@ -17,6 +19,7 @@ from meshemu.workload.parameters import Parameters, parameter_layouts
 from meshemu.workload.pipeline_order import Turn, turns
 from meshemu.workload.plan import Plan
 from meshemu.workload.spmd import Part, Spmd, Value
+from meshemu.workload.stage_costs import OpCost, flops_and_bytes
 from meshemu.workload.stages import Stages, assign_stages
 from meshemu.workload.tensor_cuts import TENSOR, TensorCuts
 
@@ -31,6 +34,8 @@ def partition(
     micro_batches: int = 1,
     strict: bool = False,
     clip_norm: float | None = None,
+    op_cost: OpCost = flops_and_bytes,
+    formats: Formats = NONE,
 ) -> Spmd:
     """The SPMD instructions of `graph` under `plan`.
 
@@ -38,14 +43,17 @@ def partition(
     gradient is there. micro_batches: how often the graph is gone through in a step, each time with the next samples of
     a batch of that many times the graph's; gradients and losses are means over them. strict: operators without a
     sharding rule are refused, where otherwise their inputs are gathered. clip_norm: the norm over all gradients that
-    they are scaled down to.
+    they are scaled down to. op_cost: of operators, by which stages are balanced. formats: of values by role;
+    gradients of parameters are rounded after they are clipped.
 
     Raises UnsupportedOpError for an operator that cannot be computed, PlanError where the batch does not fit the plan.
     """
-    stages = assign_stages(graph, plan.n_stages, plan.stages)
+    stages = assign_stages(graph, plan.n_stages, plan.stages, op_cost)
     low = Lowering(plan)
+    storing = Storing(low, graph, formats) if formats else None
+    low.rounder = storing
     layouts = parameter_layouts(graph, plan, _working_layouts(graph, plan))
-    parameters = Parameters(low, stages, layouts, bucket_bytes)
+    parameters = Parameters(low, stages, layouts, bucket_bytes, storing)
     gradients = Gradients(
         low,
         stages,
@@ -53,14 +61,17 @@ def partition(
         bucket_bytes=bucket_bytes,
         micro_batches=micro_batches,
         scatter=plan.zero > 1,
+        storing=storing,
     )
     operators = Operators(low, strict=strict)
-    step = _Step(low, stages, parameters, operators, micro_batches)
+    step = _Step(low, stages, parameters, operators, micro_batches, storing)
     for turn in turns(plan.order, plan.n_stages, micro_batches):
         step.run(turn, gradients)
     reduced, norm = gradients.finish(), None
     if clip_norm is not None and reduced:
         reduced, norm = clip(low, reduced, clip_norm)
+    if storing is not None:
+        reduced = storing.gradients(reduced)
     means = {node: _whole(low, value) for node, value in step.totals.items()}
     return Spmd(
         inputs={**parameters.inputs, **step.inputs},
@@ -98,9 +109,16 @@ class _Step:
     """The micro-batches of a step, and what passes from one to the next."""
 
     def __init__(
-        self, low: Lowering, stages: Stages, parameters: ParameterSource, operators: Operators, micro_batches: int
+        self,
+        low: Lowering,
+        stages: Stages,
+        parameters: ParameterSource,
+        operators: Operators,
+        micro_batches: int,
+        storing: Storing | None = None,
     ) -> None:
         self.low = low
+        self.storing = storing
         self.stages = stages
         self.graph = stages.graph
         self.parameters = parameters
@@ -132,6 +150,7 @@ class _Step:
             several=self.micro_batches > 1,
             before=before,
             on_ready=on_ready,
+            storing=self.storing,
         )
 
     def run(self, turn: Turn, gradients: Gradients) -> None:

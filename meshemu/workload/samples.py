@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 from meshemu.errors import InputError, PlanError
 from meshemu.workload.plan import Plan
 
-__all__ = ["first_samples", "with_micro_batches"]
+__all__ = ["batch_size_of", "first_samples", "with_micro_batches"]
 
 
 def first_samples(batch: Any, micro_batches: int) -> Any:
@@ -21,7 +21,7 @@ def first_samples(batch: Any, micro_batches: int) -> Any:
         raise InputError(f"micro_batches = {micro_batches!r} must be a whole number >= 1")
     if micro_batches == 1:
         return batch
-    size = _batch_size(batch)
+    size = batch_size_of(batch)
     if not size or size % micro_batches:
         raise InputError(f"micro_batches = {micro_batches} does not divide the batch size {size}")
 
@@ -38,7 +38,7 @@ def with_micro_batches(plan: Plan, batch: Any, given: int) -> Plan:
     Where neither says, it is the greatest divisor of the batch size that is at most twice the number of stages and
     leaves every device a sample. Raises PlanError where both say something different, or the batch does not allow it.
     """
-    wanted, size, parts = plan.micro_batches, _batch_size(batch), plan.size(plan.batch_axes)
+    wanted, size, parts = plan.micro_batches, batch_size_of(batch), plan.size(plan.batch_axes)
     if wanted is not None and given not in (1, wanted):
         raise PlanError(f"plan.micro_batches = {wanted} and training.micro_batches = {given} differ")
     if wanted is None and given == 1:
@@ -57,7 +57,7 @@ def with_micro_batches(plan: Plan, batch: Any, given: int) -> Plan:
     return replace(plan, micro_batches=count)
 
 
-def _batch_size(batch: Any) -> int:
+def batch_size_of(batch: Any) -> int:
     """Size of dim 0 of the first leaf that has dims; 0 without one."""
     leaves = [leaf for leaf in pytree.tree_leaves(batch) if isinstance(leaf, torch.Tensor) and leaf.dim()]
     return int(leaves[0].shape[0]) if leaves else 0

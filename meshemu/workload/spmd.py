@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from meshemu.hardware.format_roles import Carried
 from meshemu.workload.layout import REPLICATED, Layout
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "PushAdd",
     "Spmd",
     "StepSeed",
+    "Tracked",
     "Value",
     "inputs_of",
     "last_uses",
@@ -72,6 +74,13 @@ class StepSeed:
     """Stands for a seed that changes every step and with `salt`, the same on every device."""
 
     salt: int
+
+
+@dataclass(frozen=True)
+class Tracked:
+    """Stands for the running maximum of the tensor `key`, which an operator may read and add to."""
+
+    key: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +132,7 @@ class Collective:
 
     kind: "all_reduce" combines partial sources; "reduce_scatter" combines them and leaves every device its block;
     "all_gather" joins blocks. paced: it starts no earlier than the work before the paced one that precedes it, as a
-    prefetch of one does.
+    prefetch of one does. carried: the format that terms are sent in, if it is not that of the sources.
     """
 
     kind: str
@@ -133,6 +142,7 @@ class Collective:
     combine: Combine
     label: str
     paced: bool = False
+    carried: Carried | None = None
 
     @property
     def stages(self) -> tuple[int, ...]:

@@ -28,10 +28,11 @@ from meshemu.workload.dependence import (
 from meshemu.workload.graph import Graph, module_of
 from meshemu.workload.lowering import base_name
 from meshemu.workload.pipeline_order import Turn
-from meshemu.workload.stage_costs import costs_of, crossing_bytes
+from meshemu.workload.stage_costs import OpCost, costs_of, crossing_bytes, flops_and_bytes
 from meshemu.workload.stage_cuts import balanced_starts
 
-__all__ = ["Stages", "assign_stages", "passes_of"]
+__all__ = ["Stages", "assign_stages", "most_stages", "passes_of"]
+
 
 @dataclass(frozen=True, eq=False)
 class Stages:
@@ -94,40 +95,41 @@ class Stages:
         return found
 
 
-def assign_stages(graph: Graph, n_stages: int, names: Sequence[str] = ()) -> Stages:
+def assign_stages(
+    graph: Graph, n_stages: int, names: Sequence[str] = (), cost: OpCost = flops_and_bytes
+) -> Stages:
     """Cut `graph` into stages; names: of the modules at which all stages but the first begin, chosen by cost without.
 
     Raises PlanError where there are more stages than places to cut, and for names that are no places to cut.
     """
-    updated = updated_buffers(graph)
-    loose = rearranged_parameters(graph) | without_parameters(graph, updated)
     if n_stages == 1:
         whole = {name: (node,) for name, node in graph.gradients.items()}
+        loose = _loose(graph)
         return Stages(graph, 1, {node: 0 for node in graph.nodes if node not in loose}, whole)
-    forward, backward = passes_of(graph)
-    state = {node: name for node, name in buffer_copies(graph).items() if name in updated}
-    place = _places([node for node in forward if node not in loose and node not in state])
-    spans = _spans(graph, state, place)
+    line = _line_of(graph)
     if names:
-        starts = _named_starts(place, names, spans)
+        starts = _named_starts(line.place, names, line.spans)
     else:
-        costs = costs_of(graph, place)
-        legal = [not any(lo < i <= hi for lo, hi in spans.values()) for i in range(len(costs))]
-        balanced = balanced_starts(costs, crossing_bytes(place), legal, n_stages)
+        balanced = balanced_starts(costs_of(graph, line.place, cost), crossing_bytes(line.place), line.legal, n_stages)
         if balanced is None:
             raise PlanError(
-                f"plan.pipeline = {n_stages}: {graph.model_name} can be cut into {max(1, sum(legal[1:]) + 1)} stages "
-                "at most"
+                f"plan.pipeline = {n_stages}: {graph.model_name} can be cut into {line.most_stages} stages at most"
             )
         starts = balanced
-    of = {node: bisect_right(starts, i) - 1 for node, i in place.items()}
+    of = {node: bisect_right(starts, i) - 1 for node, i in line.place.items()}
+    forward, backward = passes_of(graph)
     for node in reversed(forward):
-        if node in state:
+        if node in line.state:
             of[node] = min((of[user] for user in node.users if user in of), default=0)
-    _assign_backward(graph, backward, loose, of)
+    _assign_backward(graph, backward, line.loose, of)
     terms = {name: _terms(graph, node, of) for name, node in graph.gradients.items()}
     _drop_joins(graph, terms, of)
     return Stages(graph, n_stages, of, terms)
+
+
+def most_stages(graph: Graph) -> int:
+    """The greatest number of stages that `graph` can be cut into."""
+    return _line_of(graph).most_stages
 
 
 def passes_of(graph: Graph) -> tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]:
@@ -136,6 +138,42 @@ def passes_of(graph: Graph) -> tuple[tuple[fx.Node, ...], tuple[fx.Node, ...]]:
         return graph.nodes, ()
     end = graph.nodes.index(graph.loss) + 1
     return graph.nodes[:end], graph.nodes[end:]
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    """The forward pass as a line to cut. place: operator -> its number on it. loose: operators of no stage. state: node
+    that is a buffer before the step changes it -> its name. spans: such a buffer -> what of the line it keeps together.
+    """
+
+    place: Mapping[fx.Node, int]
+    loose: frozenset[fx.Node]
+    state: Mapping[fx.Node, str]
+    spans: Mapping[str, tuple[int, int]]
+
+    @cached_property
+    def legal(self) -> list[bool]:
+        """Whether there may be a cut just before each place."""
+        count = max(self.place.values(), default=-1) + 1
+        return [not any(lo < i <= hi for lo, hi in self.spans.values()) for i in range(count)]
+
+    @property
+    def most_stages(self) -> int:
+        """The greatest number of stages."""
+        return max(1, sum(self.legal[1:]) + 1)
+
+
+def _line_of(graph: Graph) -> _Line:
+    updated, loose = updated_buffers(graph), _loose(graph)
+    forward, _ = passes_of(graph)
+    state = {node: name for node, name in buffer_copies(graph).items() if name in updated}
+    place = _places([node for node in forward if node not in loose and node not in state])
+    return _Line(place, loose, state, _spans(graph, state, place))
+
+
+def _loose(graph: Graph) -> frozenset[fx.Node]:
+    """Operators that belong to no stage: each stage that reads them makes them itself."""
+    return frozenset(rearranged_parameters(graph) | without_parameters(graph, updated_buffers(graph)))
 
 
 def _places(nodes: Sequence[fx.Node]) -> dict[fx.Node, int]:

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from meshemu.workload.decisions import Decided
 from meshemu.workload.lowering import Lowering, Rule
 from meshemu.workload.rules import (
     attention,
@@ -75,6 +76,8 @@ def find_rule(node: fx.Node) -> Rule | None:
 def needs_rule(node: fx.Node) -> bool:
     """Whether its rule is asked even if all inputs are replicated: it is random, updates in place, or is listed so."""
     target = node.target
+    if isinstance(target, Decided):
+        return False
     if not isinstance(target, torch._ops.OpOverload):
         return True
     special = target._opname in normalisation.RULES or target._opname in view.RULED | pointwise.COPIES
