@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import InputError
+from meshemu.hardware import Router
 from meshemu.mesh import Mesh, Routes, link_rates
 from meshemu.network.events import Ints
 from meshemu.network.prepare import LARGEST_PS
-from meshemu.network.router import Router
 
 __all__ = ["Channels", "channels_of", "whole_routes"]
+
 
 @dataclass(frozen=True, eq=False)
 class Channels:

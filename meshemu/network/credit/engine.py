@@ -7,17 +7,18 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from meshemu.errors import InputError, ScheduleError
+from meshemu.hardware import Router
 from meshemu.mesh import Order, serialisation_ps
 from meshemu.network import state as links
 from meshemu.network.compiling import notice
 from meshemu.network.credit import state as fields
 from meshemu.network.credit.fabric import routers_of
 from meshemu.network.credit.kernels import run
+from meshemu.network.credit.refusal import refuse_trees
 from meshemu.network.credit.state import Routers
 from meshemu.network.engine import Region
 from meshemu.network.events import Ints
 from meshemu.network.prepare import LARGEST_PS, Job
-from meshemu.network.router import Router
 from meshemu.network.window import WindowCounts
 
 __all__ = ["BackPressure", "back_pressure", "run_routers"]
@@ -42,6 +43,8 @@ def back_pressure(job: Job, router: Router | None, message_class: ArrayLike, ord
         if given.any():
             raise InputError("message_class needs a router: unbounded FIFOs have no virtual channels")
         return None
+    if job.mesh.switches is not None:
+        raise InputError("network.router: routers are those of a mesh; this system's devices are joined by switches")
     n = len(job.size_bytes)
     if given.dtype.kind not in "iu" or given.ndim > 1 or (given.ndim == 1 and len(given) != n):
         raise InputError(
@@ -54,11 +57,8 @@ def back_pressure(job: Job, router: Router | None, message_class: ArrayLike, ord
         at = int(np.argmax(outside))
         valid = f"0 <= message_class < {router.message_classes}"
         raise InputError(f"row {at}: message_class = {classes[at]} is none of the router, {valid}")
-    program = job.program
-    if program is not None:
-        for name, op in (("SEND", program.send_op), ("RECV", program.recv_op)):
-            if len(np.unique(op)) < len(op):
-                raise InputError(f"routers in back-pressure mode neither fork nor merge messages: some share a {name}")
+    if job.program is not None:
+        refuse_trees(job.program)
     return BackPressure(router, classes[np.argsort(job.departs_with)], order)
 
 

@@ -4,13 +4,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import InputError
+from meshemu.hardware import Router
 from meshemu.mesh import Mesh, Order, Routes, deadlock_free_levels
 from meshemu.network.credit import state as fields
 from meshemu.network.credit.channels import Channels, channels_of, whole_routes
 from meshemu.network.credit.state import Routers
 from meshemu.network.credit.wake import tree
 from meshemu.network.events import Ints
-from meshemu.network.router import Router
 
 __all__ = ["routers_of"]
 
@@ -34,9 +34,12 @@ def routers_of(
     crossing = np.bincount(route, np.repeat(route_flits, n_hops), len(channels.num)).astype(np.int64)
     n_vcs = router.virtual_channels * router.message_classes
     channel = _channel_rows(channels, crossing, router, packet_flits)
-    vc = np.zeros((len(channel) * n_vcs, fields.VC_FIELDS), np.int64)
+    vc = _aligned_rows(len(channel) * n_vcs, fields.VC_FIELDS)
     vc[:, fields.OUT_VC] = -1
+    size = np.repeat(channel[:, fields.BUFFER], n_vcs)
+    vc[:, fields.FIRST_SLOT] = np.cumsum(size) - size
     in_ptr, in_channel = _by_device(np.flatnonzero(~channels.ejects), channels.far, mesh.n_devices)
+    channel[in_channel, fields.IN_PORT] = np.arange(len(in_channel)) - in_ptr[channels.far[in_channel]]
     inject_ptr, inject_channel = _by_device(np.flatnonzero(channels.injects), channels.near, mesh.n_devices)
     out_channel = _out_channels(channel, np.flatnonzero(~channels.injects), channels.near, mesh.n_devices)
     n_in, n_out = int(np.diff(in_ptr).max(initial=1)), out_channel.shape[1]
@@ -45,7 +48,7 @@ def routers_of(
     port_of = np.zeros(len(channel), np.int64)
     port_of[inject_channel] = np.arange(len(inject_channel))
     start = first[paths.index]
-    message = np.zeros((len(flits), fields.MESSAGE_FIELDS), np.int64)
+    message = _aligned_rows(len(flits), fields.MESSAGE_FIELDS)
     message[:, fields.MISSING] = message[:, fields.FLITS_IN_ALL] = flits
     message[:, fields.START] = start
     message[:, fields.SOURCE] = port_of[route[start]] * router.message_classes + message_class
@@ -54,8 +57,11 @@ def routers_of(
     return Routers(
         channel=channel,
         vc=vc,
-        slot=np.zeros((int(channel[:, fields.BUFFER].sum()) * n_vcs, fields.SLOT_FIELDS), np.int64),
-        occupied=np.zeros(len(vc), np.int64),
+        slot=_aligned_rows(int(size.sum()), fields.SLOT_FIELDS),
+        front=_aligned_rows(mesh.n_devices * n_in * n_vcs, fields.FRONT_FIELDS).reshape(
+            mesh.n_devices, n_in * n_vcs, fields.FRONT_FIELDS
+        ),
+        n_front=np.zeros(mesh.n_devices, np.int64),
         class_vc=np.arange(n_vcs) // router.virtual_channels * router.virtual_channels,
         source=source,
         message=message,
@@ -80,10 +86,18 @@ def routers_of(
     )
 
 
+def _aligned_rows(n: int, n_columns: int) -> Ints:
+    """int64[n, n_columns] of zeros that begins with a cache line, as no row need then lie across two."""
+    line = 64 // 8
+    entries = np.zeros(n * n_columns + line, np.int64)
+    first = -(entries.ctypes.data // 8) % line
+    return entries[first : first + n * n_columns].reshape(n, n_columns)
+
+
 def _channel_rows(channels: Channels, crossing: Ints, router: Router, packet_flits: int) -> Ints:
     """Routers.channel of idle channels, which `crossing` flits each will cross in all."""
     cycle, stated = channels.cycle_ps, router.credit_latency
-    row = np.zeros((len(channels.num), fields.CHANNEL_FIELDS), np.int64)
+    row = _aligned_rows(len(channels.num), fields.CHANNEL_FIELDS)
     onward = channels.latency_ps + np.where(channels.ejects, cycle, (router.pipeline_cycles - 1) * cycle)
     credit = channels.latency_ps + cycle if stated is None else np.full(len(row), stated, np.int64)
     buffer = _buffer_flits(channels, onward + credit, crossing, router, packet_flits)
@@ -95,7 +109,6 @@ def _channel_rows(channels: Channels, crossing: Ints, router: Router, packet_fli
         )
     row[:, fields.NUM], row[:, fields.DEN] = channels.num, channels.den
     row[:, fields.ONWARD], row[:, fields.CREDIT], row[:, fields.BUFFER] = onward, credit, buffer
-    row[:, fields.FIRST_SLOT] = np.cumsum(slots) - slots
     row[:, fields.FEEDER] = channels.near
     row[:, fields.SINK] = np.where(channels.ejects, -1, channels.far)
     return row

@@ -6,7 +6,7 @@ nothing. That is why no order among devices and no common clock has to be kept. 
 runs as plain Python; `reference` states the model again.
 """
 
-from meshemu.network.compiled import compiled
+from meshemu.network.compiled import kernel
 from meshemu.network.credit.allocation import allocate
 from meshemu.network.credit.injection import hand_over, inject
 from meshemu.network.credit.state import Routers
@@ -19,7 +19,7 @@ from meshemu.network.state import EVENTS, HEAP, NEXT_START, State, Work
 __all__ = ["run"]
 
 
-@compiled
+@kernel
 def run(routers: Routers, work: Work, state: State) -> None:
     """Run everything. At one time first ops start and messages are handed over, then devices are looked at."""
     scalar, starts, wake = state.scalar, work.start, routers.wake

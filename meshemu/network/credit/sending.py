@@ -11,16 +11,19 @@ from meshemu.network.credit.state import (
     FREE,
     HEAD,
     HELD,
+    IN_PORT,
     LAST_CREDIT,
     LEFT,
     MESSAGE,
     NUM,
-    OCCUPIED,
     ONWARD,
     OUT,
+    PLACE,
+    PORT,
     POSITION,
     READY,
     REST,
+    ROW,
     SINK,
     STARVED,
     Routers,
@@ -50,7 +53,7 @@ def credit_at(routers: Routers, channel: int, vc: int, ahead: int, time: int) ->
     slot = row[HEAD] + row[COUNT] + ahead
     if slot >= size:
         slot -= size
-    at: int = routers.slot[owner[FIRST_SLOT] + vc * size + slot, AT]
+    at: int = routers.slot[row[FIRST_SLOT] + slot, AT]
     return at
 
 
@@ -107,13 +110,17 @@ def send(
     tail = row[HEAD] + row[COUNT]
     if tail >= owner[BUFFER]:
         tail -= owner[BUFFER]
-    slot = routers.slot[owner[FIRST_SLOT] + vc * owner[BUFFER] + tail]
+    slot = routers.slot[row[FIRST_SLOT] + tail]
     slot[AT], slot[MESSAGE], slot[POSITION], slot[LEFT] = ready, message, position, left
     row[HELD] = left > 1
     row[COUNT] += 1
     if row[COUNT] == 1:
-        row[READY], row[OUT] = ready, routers.hop[position]
-        routers.occupied[channel * routers.n_vcs + owner[OCCUPIED]] = vc
-        owner[OCCUPIED] += 1
-        advance(routers.wake, owner[SINK], ready)
+        sink = owner[SINK]
+        place = routers.n_front[sink]
+        front = routers.front[sink, place]
+        front[READY], front[OUT] = ready, routers.hop[position]
+        front[ROW], front[PORT] = channel * routers.n_vcs + vc, owner[IN_PORT]
+        row[PLACE] = place
+        routers.n_front[sink] = place + 1
+        advance(routers.wake, sink, ready)
     return took

@@ -23,12 +23,14 @@ __all__ = [
     "FOLLOWING",
     "FREE",
     "FRONT",
+    "FRONT_FIELDS",
     "HANDED",
     "HEAD",
     "HELD",
     "HOP_BITS",
     "HOP_MASK",
     "IN_FREE",
+    "IN_PORT",
     "IN_TURN",
     "LAST_CREDIT",
     "LEFT",
@@ -37,7 +39,6 @@ __all__ = [
     "MISSING",
     "NEXT_VC",
     "NUM",
-    "OCCUPIED",
     "ONWARD",
     "OUT",
     "OUT_PORT",
@@ -45,11 +46,14 @@ __all__ = [
     "OUT_VC",
     "PACKETS",
     "PASSED",
+    "PLACE",
+    "PORT",
     "POSITION",
     "QUEUED",
     "QUEUE_MAX",
     "READY",
     "REST",
+    "ROW",
     "SENDER",
     "SENT",
     "SINK",
@@ -67,21 +71,28 @@ __all__ = [
     "Routers",
 ]
 
-# Columns of `Routers.channel`. What it is: num / den, ps per flit; ps from when a flit has left it until the router
-# behind may pass the flit on (ejection: until the device has it); ps until a credit is back; slots of a virtual
-# channel; the first of them all; the device that sends on it; the device behind it (ejection: -1); its number among the
-# outputs. As an output: when it is free; what the last flit left over of a picosecond, in 1 / den; the input whose turn
-# is next; whether a flit lacked a credit; statistics. As an input: when it may ask again; the output and the virtual
-# channel whose turn is next; how many virtual channels are occupied.
-NUM, DEN, ONWARD, CREDIT, BUFFER, FIRST_SLOT, FEEDER, SINK, OUT_PORT = range(9)
-FREE, REST, OUT_TURN, STARVED, FLITS, PACKETS, WAIT, QUEUE_MAX = range(9, 17)
-IN_FREE, IN_TURN, VC_TURN, OCCUPIED, CHANNEL_FIELDS = range(17, 22)
+# The rows below fill one cache line, three, or a half, and what is used together is in one line.
 
-# Columns of `Routers.vc`, a virtual channel of a channel. At the far end: first occupied slot of its buffer; how many
-# are occupied, with flits on the way; of the flit in front, when it may go on, its hop, and in which virtual channel
-# its packet goes on (-1: none yet); the virtual channel there whose turn is next. At the near end: whether a packet
-# holds it; when the last credit is back.
-HEAD, COUNT, READY, OUT, OUT_VC, NEXT_VC, HELD, LAST_CREDIT, VC_FIELDS = range(9)
+# Columns of `Routers.channel`. As an output: num / den, ps per flit; ps from when a flit has left it until the router
+# behind may pass the flit on (ejection: until the device has it); the device behind it (ejection: -1); its number among
+# the outputs; when it is free; the input whose turn is next; flits that it has carried.
+NUM, DEN, ONWARD, SINK, OUT_PORT, FREE, OUT_TURN, FLITS = range(8)
+# As an input and for its credits: slots of a virtual channel; its number among the inputs; when it may ask again; the
+# output and the virtual channel whose turn is next; ps until a credit is back; whether a flit lacked a credit; the
+# device that sends on it.
+BUFFER, IN_PORT, IN_FREE, IN_TURN, VC_TURN, CREDIT, STARVED, FEEDER = range(8, 16)
+# What the last flit left over of a picosecond, in 1 / den; statistics.
+REST, PACKETS, WAIT, QUEUE_MAX, CHANNEL_FIELDS = 16, 17, 18, 19, 24
+
+# Columns of `Routers.vc`, a virtual channel of a channel. At the far end: the first slot of its buffer; there the first
+# occupied one; how many are occupied, with flits on the way; where the flit in front is in `front`; in which virtual
+# channel its packet goes on (-1: none yet); the virtual channel there whose turn is next. At the near end: whether a
+# packet holds it; when the last credit is back.
+FIRST_SLOT, HEAD, COUNT, PLACE, OUT_VC, NEXT_VC, HELD, LAST_CREDIT, VC_FIELDS = range(9)
+
+# Columns of `Routers.front`, the flit in front of a virtual channel: when it may go on; its hop; the row of the virtual
+# channel in `vc`; the number of its channel among the inputs.
+READY, OUT, ROW, PORT, FRONT_FIELDS = range(5)
 
 # Columns of `Routers.slot`, room for one flit: when the flit in it may go on or, without one, when its credit is back;
 # its message; where its route goes on in `hop`; how many flits of its packet are left, itself included.
@@ -104,19 +115,20 @@ HOP_MASK = 2**HOP_BITS - 1
 class Routers(NamedTuple):
     """Channels, routers, routes and messages: see the columns above.
 
-    vc, occupied: n_vcs entries for each channel; the first channel[c, OCCUPIED] of occupied are numbers of occupied
-    virtual channels. class_vc: the first virtual channel of the class, of each. hop: of all routes in order. Inputs of
-    device d: in_channel[in_ptr[d] : in_ptr[d + 1]], those that it injects through: inject_channel[inject_ptr[d] :
-    inject_ptr[d + 1]]; its outputs: out_channel[d]. first_extra: the first channel that is no link of the mesh. wake:
-    see `wake`. Scratch, as bits: wanted, inputs that ask for each output; granted, outputs that grant each input; and
-    choice, [inputs, outputs, 2]: with which entry of occupied an input asks, and for which virtual channel. cycle,
-    restart: ps.
+    vc: n_vcs rows for each channel. front: [n_devices, most, FRONT_FIELDS], of each device n_front[d] rows in any
+    order, one for each virtual channel that is not empty. class_vc: the first virtual channel of the class, of each.
+    hop: of all routes in order. Inputs of device d: in_channel[in_ptr[d] : in_ptr[d + 1]], those that it injects
+    through: inject_channel[inject_ptr[d] : inject_ptr[d + 1]]; its outputs: out_channel[d]. first_extra: the first
+    channel that is no link of the mesh. wake: see `wake`. Scratch: wanted, as bits the inputs that ask for each output,
+    0 between looks; granted, as bits the outputs that grant each input; choice, [inputs, outputs, 2]: with which row of
+    `vc` an input asks, and for which virtual channel. cycle, restart: ps.
     """
 
     channel: Ints
     vc: Ints
     slot: Ints
-    occupied: Ints
+    front: Ints
+    n_front: Ints
     class_vc: Ints
     source: Ints
     message: Ints
