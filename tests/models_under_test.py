@@ -92,12 +92,19 @@ class Partitioned:
 
 
 def partitioned(
-    graph: Graph, plan: Any, rows: int, cols: int, *, bucket_bytes: int = 25_000_000, algorithm: str = "ring"
+    graph: Graph,
+    plan: Any,
+    rows: int,
+    cols: int,
+    *,
+    bucket_bytes: int = 25_000_000,
+    algorithm: str = "ring",
+    micro_batches: int = 1,
 ) -> Partitioned:
     """Partition `graph` over rows x cols devices and check its Program."""
     mesh = flatten(grid(rows, cols))
     placed = make_plan(plan, mesh)
-    spmd = partition(graph, placed, bucket_bytes)
+    spmd = partition(graph, placed, bucket_bytes, micro_batches=micro_batches)
     schedules = choose_schedules(spmd, placed, mesh, algorithm, lambda _format, size_bytes: size_bytes)
     program = build_program(spmd, placed, mesh.n_devices, schedules, {})
     verify(program)

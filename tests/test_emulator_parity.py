@@ -97,14 +97,16 @@ def test_maps_smaller_than_the_grid() -> None:
 
 
 def test_a_dict_batch_with_the_loss_of_the_model() -> None:
+    """Which transformers computes in fp32, whatever the model's format is."""
+    torch.manual_seed(0)
     model, tokens = gpt2(dropout=0.0).double().train(), text(7)(5)[0]
     plain = copy.deepcopy(model)
     expected = plain(input_ids=tokens, labels=tokens).loss
     expected.backward()
     result = meshemu.emulate(model, {"input_ids": tokens, "labels": tokens}, system=grid(2, 2), plan="data")
-    assert abs(result.losses[0] - float(expected)) <= 1e-10 * abs(float(expected))
+    assert abs(result.losses[0] - float(expected.detach())) <= 1e-6 * float(expected.detach())
     for name, parameter in plain.named_parameters():
-        assert_close(name, result.gradients[name], parameter.grad, 1e-10, 1e-3)
+        assert_close(name, result.gradients[name], parameter.grad, 1e-6, 1e-3)
 
 
 @pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.Adam, torch.optim.SGD], ids=lambda f: f.__name__)

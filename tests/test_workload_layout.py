@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from meshemu.errors import InputError, PlanError
 from meshemu.mesh import flatten
-from meshemu.workload.layout import Layout, Split, even_ranges
+from meshemu.workload.layout import Layout, Split, even_ranges, gathered_axes
 from meshemu.workload.placement import make_plan
 from meshemu.workload.plan import Plan
 from meshemu.workload.viewing import viewed_split
@@ -114,6 +114,38 @@ def test_who_holds_a_box_takes_its_own_and_rows_are_sorted(case: Any) -> None:
         own = [(lo[split.dim], *split.at(plan.at(int(dst)))) for split in held.splits]
         holds = all(start <= index < stop for index, start, stop in own)
         assert not holds or src == dst
+
+
+def cut(*axes: str, ranges: Any, segments: int = 1, dim: int = 0) -> Split:
+    return Split(dim, axes, ranges, segments)
+
+
+HALVES = ((0, 6), (6, 12))
+QUARTERS = ((0, 3), (3, 6), (6, 9), (9, 12))
+
+
+@pytest.mark.parametrize(
+    "blocks, whole, axes",
+    [
+        ([cut("h", ranges=HALVES)], [], ("h",)),
+        ([cut("h", "w", ranges=QUARTERS)], [], ("h", "w")),
+        ([cut("h", "w", ranges=QUARTERS)], [cut("h", ranges=HALVES)], ("w",)),
+        ([cut("h", ranges=HALVES), cut("w", ranges=((0, 2), (2, 4)), dim=1)], [cut("h", ranges=HALVES)], ("w",)),
+        ([cut("h", ranges=HALVES), cut("w", ranges=((0, 2), (2, 4)), dim=1)], [], ("h", "w")),
+        ([cut("h", ranges=((0, 3), (3, 6)), segments=2)], [], ("h",)),
+        ([cut("h", ranges=HALVES)], [cut("h", ranges=HALVES)], ()),  # nothing to pool
+        ([cut("h", "w", ranges=QUARTERS)], [cut("w", ranges=HALVES)], ()),  # not in the order of the axes
+        ([cut("h", ranges=HALVES)], [cut("h", ranges=((0, 8), (8, 12)))], ()),  # the same axis cut elsewhere
+        ([cut("h", "w", ranges=QUARTERS)], [cut("h", ranges=((0, 5), (5, 12)))], ()),  # a block of two halves
+        ([cut("h", "w", ranges=((0, 3), (3, 6)) * 2, segments=2)], [cut("h", ranges=HALVES)], ()),
+        ([], [cut("h", ranges=HALVES)], ()),  # finer, not coarser
+        ([cut("h", ranges=((0, 7), (5, 12)))], [], ()),  # windows
+    ],
+)
+def test_axes_to_pool_over_are_those_that_only_the_blocks_are_cut_over(
+    blocks: list[Split], whole: list[Split], axes: tuple[str, ...]
+) -> None:
+    assert gathered_axes((12, 4), Layout(tuple(blocks)), Layout(tuple(whole))) == axes
 
 
 def test_a_plan_places_its_positions_row_by_row() -> None:
