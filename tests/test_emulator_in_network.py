@@ -28,7 +28,7 @@ def test_the_table_has_in_network_where_routers_can() -> None:
 
 
 def test_the_table_takes_settings_of_the_system_only() -> None:
-    with pytest.raises(InputError, match=r"--set timing.packet_bytes: only system.KEY=VALUE can be changed here"):
+    with pytest.raises(InputError, match=r"--set timing.packet_bytes=64 B: give it as system.KEY=VALUE or network"):
         collectives_table("dojo-tile", 4096, overrides=["timing.packet_bytes=64 B"])
     with pytest.raises(InputError, match=r"mesh.multicats"):
         collectives_table("dojo-tile", 4096, overrides=["system.mesh.multicats=true"])

@@ -1,5 +1,6 @@
 """A rank makes the samples that its devices read and no others; what lies in their place is never looked at."""
 
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -19,17 +20,16 @@ from meshemu.workload.data import batch, load_dataset
 IMAGES, LABELS = images(12, 3, 8, 8), classes(12)
 
 
-def network() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
-        nn.Linear(16, 5),
-    ).double()  # fmt: skip
+torch.manual_seed(0)
+NETWORK = nn.Sequential(  # made once: ranks in threads share torch's random numbers
+    nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(),
+    nn.Linear(16, 5),
+).double()  # fmt: skip
 
 
 def trained(comm: Any, plan: Any, micro_batches: int, *, spoil: bool) -> tuple[list[int], list[float], str]:
     """(samples of the rank, losses, digest of the parameters) of two steps; spoil: all other samples are NaN."""
-    model = network()
+    model = deepcopy(NETWORK)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     prepared = prepare(
         model, (IMAGES, LABELS), lambda call, item: F.cross_entropy(call(item[0]), item[1]), system=grid(2, 2),

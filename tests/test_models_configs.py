@@ -12,6 +12,7 @@ from meshemu.runtime.local import run_ranks
 from meshemu.workload.data import batch, load_dataset
 from meshemu.workload.losses import load_loss
 from meshemu.workload.models import build_model
+from meshemu.workload.outputs import summed
 
 CONFIGS = sorted((Path(__file__).resolve().parent.parent / "configs").glob("*.toml"))
 
@@ -50,7 +51,7 @@ def test_the_model_of_a_shipped_configuration_fits_its_data(path: Path) -> None:
     model = build_model(config.model.name or "", config.model.args)
     data = load_dataset(config.data.name or "", config.data.args)
     inputs, targets = data.train.take(np.arange(2))
-    loss = load_loss(config.training.loss, model)(model(inputs), targets)
+    loss, _ = summed(load_loss(config.training.loss, model)(model(inputs), targets))
     loss.backward()
     assert bool(torch.isfinite(loss)) and loss > 0
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
@@ -69,7 +70,7 @@ def test_a_model_of_several_heads_trains_from_a_configuration(tmp_path: Path) ->
     for step in range(2):
         inputs, targets = batch(data, step, batch_size=5, seed=3)
         targets["boxes"] = targets["boxes"].double()
-        value = loss(model(inputs.double()), targets)
+        value, _ = summed(loss(model(inputs.double()), targets))
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

@@ -1,5 +1,6 @@
 """ResNet, HydraNet and the occupancy network: sizes, parts against references, losses, and that they learn."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,12 +19,19 @@ from meshemu.workload.models import build_model
 from meshemu.workload.models.bifpn import BiFPN, Fusion
 from meshemu.workload.models.task_losses import masked_smooth_l1
 from meshemu.workload.models.view_attention import CrossAttentionBlock, ViewAttention
+from meshemu.workload.outputs import summed
 
 TINY = {"image_size": [16, 24], "cameras": 2, "widths": [8, 16, 16], "depths": [1, 1, 1], "stem_width": 8,
         "fpn_width": 16, "heads": 2}  # fmt: skip
 TINY_HYDRANET = {**TINY, "bev_cells": [4, 6]}
 TINY_OCCUPANCY = {**TINY, "voxels": [4, 6, 2]}
 TINY_SCENES = {"image_size": [16, 24], "cameras": 2, "bev_cells": [4, 6], "voxels": [4, 6, 2]}
+
+
+def total_loss(model: nn.Module, name: str = "model") -> Callable[[Any, Any], Tensor]:
+    """The loss that is trained on, its terms summed."""
+    loss = load_loss(name, model)
+    return lambda outputs, targets: summed(loss(outputs, targets))[0]
 
 
 def tiny_batch(size: int = 3) -> tuple[Tensor, dict[str, Tensor]]:
@@ -175,7 +183,7 @@ def test_the_loss_of_hydranet_is_the_weighted_sum_of_its_parts() -> None:
     assert bool(there.any())
     differences = F.smooth_l1_loss(outputs["boxes"], targets["boxes"], reduction="none").movedim(1, -1)[there]
     torch.testing.assert_close(terms["boxes"], differences.mean())
-    torch.testing.assert_close(load_loss("model", model)(outputs, targets), sum(terms.values()))
+    torch.testing.assert_close(total_loss(model)(outputs, targets), sum(terms.values()))
 
 
 def test_boxes_cost_nothing_where_there_is_no_object() -> None:
@@ -214,7 +222,7 @@ def test_every_parameter_learns(name: str, args: dict[str, Any], image_size: lis
     """At any image size no parameter is left without a gradient."""
     model = build_model(name, {**args, "image_size": image_size, "attended_stages": stages, "fpn_layers": 2})
     _, targets = tiny_batch()
-    load_loss("model", model)(model(torch.randn(3, 2, 3, *image_size)), targets).backward()
+    total_loss(model)(model(torch.randn(3, 2, 3, *image_size)), targets).backward()
     still = [key for key, p in model.named_parameters() if p.grad is None or not bool(p.grad.any())]
     assert [key for key in still if not key.endswith("key.bias")] == []  # a key's bias changes no softmax
 
@@ -228,7 +236,7 @@ def test_a_dozen_steps_lower_the_loss(name: str, args: dict[str, Any], least: fl
     """By at least the share `least`: on scenes that were not seen before, and for ResNet on the same four images."""
     model = build_model(name, args)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    loss = load_loss("cross_entropy" if name == "resnet50" else "model", model)
+    loss = total_loss(model, "cross_entropy" if name == "resnet50" else "model")
     data = load_dataset("driving_scenes", TINY_SCENES)
     losses = []
     for step in range(13):
@@ -251,7 +259,7 @@ def test_emulated_gradients_are_those_of_plain_pytorch(name: str, args: dict[str
     values = inputs.double(), {key: t.double() if t.is_floating_point() else t for key, t in targets.items()}
     system = meshemu.System.grid(rows=2, cols=2, bandwidth="50 GB/s", latency="500 ns")
     result = meshemu.emulate(model, values, load_loss("model", model), system=system, plan={"data": 4})
-    expected = load_loss("model", plain)(plain(values[0]), values[1])
+    expected = total_loss(plain)(plain(values[0]), values[1])
     expected.backward()
     assert result.losses == [pytest.approx(expected.item(), rel=1e-12)]
     gradients = {key: p.grad for key, p in plain.named_parameters() if p.grad is not None}
@@ -329,19 +337,19 @@ def test_a_models_own_loss_may_read_its_parameters() -> None:
     model = Scaled()
     x, y = torch.tensor([1.0, 2.0]), torch.tensor([0.0, 1.0])
     loss = load_loss("model", model)
-    assert loss(model(x), y) == (4 + 9) / 2 + 4
+    assert total_loss(model)(model(x), y) == (4 + 9) / 2 + 4
     system = meshemu.System.grid(rows=1, cols=2, bandwidth="50 GB/s", latency="500 ns")
     result = meshemu.emulate(model, (x, y), loss, system=system)
     assert result.gradients["weight"] == 2 * 1 + 3 * 2 + 4
 
 
 @pytest.mark.parametrize("terms, message", [
-    ({}, "there is no term to sum"),
-    ({"a": torch.zeros(2)}, r"the term 'a' must be a scalar tensor, not of shape \(2,\)"),
-    ({"a": torch.zeros(()), "b": 1.0}, "the term 'b' must be a scalar tensor, not float"),
+    ({}, "an empty dict holds no loss"),
+    ({"a": torch.zeros(2)}, r"loss 'a' must be a tensor of one element, not a tensor of shape \(2,\)"),
+    ({"a": torch.zeros(()), "b": 1.0}, "loss 'b' must be a tensor of one element, not float"),
 ])  # fmt: skip
 def test_terms_that_are_no_numbers_are_refused(terms: dict[str, Any], message: str) -> None:
     model = Scaled()
     model.loss = lambda outputs, targets: terms  # type: ignore[method-assign]
     with pytest.raises(InputError, match=message):
-        load_loss("model", model)(torch.zeros(3), torch.zeros(3))
+        total_loss(model)(torch.zeros(3), torch.zeros(3))
