@@ -50,8 +50,13 @@ def network() -> nn.Module:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("algorithm", ["ring", "rows_columns", "tree"])
-@pytest.mark.parametrize("plan, rows, cols", [("spatial", 2, 3), ("spatial", 4, 4), ("data", 2, 3), ("data", 1, 5)])
+@pytest.mark.parametrize(
+    "plan, rows, cols, algorithm",
+    [
+        ("spatial", 2, 3, "ring"), ("spatial", 2, 3, "tree"), ("spatial", 4, 4, "rows_columns"),
+        ("data", 2, 3, "rows_columns"), ("data", 2, 3, "tree"), ("data", 1, 5, "ring"),
+    ],
+)  # fmt: skip
 def test_every_message_of_the_program_is_moved_and_no_other(
     plan: str, rows: int, cols: int, algorithm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from models_under_test import (
     Loss,
     Partitioned,
@@ -22,7 +21,6 @@ from models_under_test import (
     partitioned,
     plain_step,
 )
-from subjects import of_logits
 from test_emulator_parity import sgd
 from test_execute_bytes import labelled
 from torch import Tensor, nn
@@ -67,32 +65,6 @@ def gpt(**options: Any) -> nn.Module:
     return build_model("gpt", sizes | options, seed=0).double()
 
 
-def hugging_face(kind: str) -> nn.Module:
-    torch.manual_seed(0)
-    tokens = {"vocab_size": 31, "use_cache": False}
-    configs: dict[str, Callable[[], Any]] = {
-        "gpt2": lambda: transformers.GPT2LMHeadModel(
-            transformers.GPT2Config(
-                n_positions=8, n_embd=16, n_layer=1, n_head=2, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-                bos_token_id=0, eos_token_id=0, **tokens,
-            )
-        ),
-        "llama": lambda: transformers.LlamaForCausalLM(
-            transformers.LlamaConfig(
-                hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=4,
-                num_key_value_heads=2, max_position_embeddings=8, **tokens,
-            )
-        ),
-        "bert": lambda: transformers.BertForMaskedLM(
-            transformers.BertConfig(
-                vocab_size=31, hidden_size=16, num_hidden_layers=1, num_attention_heads=4, intermediate_size=24,
-                max_position_embeddings=8, hidden_dropout_prob=0, attention_probs_dropout_prob=0,
-            )
-        ),
-    }  # fmt: skip
-    return configs[kind]().double().train()
-
-
 def flat(outputs: Any, targets: Tensor) -> Tensor:
     return F.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
@@ -102,7 +74,6 @@ SUBJECTS = {
     "mlp": Subject(mlp, (images(8, 6), classes(8)), F.cross_entropy),
     "conv": Subject(conv, (images(8, 3, 13, 11), classes(8)), F.cross_entropy),
     "gpt": Subject(gpt, TEXT, flat),
-    **{name: Subject(lambda name=name: hugging_face(name), TEXT, of_logits) for name in ("gpt2", "llama", "bert")},
 }
 PLANS: dict[str, tuple[Any, int, int]] = {
     "data": ("data", 2, 3),
