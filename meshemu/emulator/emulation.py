@@ -7,10 +7,10 @@ from typing import Any
 
 from meshemu.config import toml_text
 from meshemu.emulator.batches import batch_function, loss_of
-from meshemu.emulator.prepare import FirstStep, OfPreparedStep, PreparedStep, prepare
+from meshemu.emulator.prepare import FirstStep, PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
 from meshemu.emulator.timed_step import TimingOptions, timing_options
-from meshemu.emulator.training_loop import History, train
+from meshemu.emulator.training_loop import History, OfTraining, train
 from meshemu.errors import InputError
 from meshemu.execute.determinism import make_deterministic
 from meshemu.execute.optimizer import Optimizer, bind_optimizer
@@ -26,7 +26,7 @@ __all__ = ["EmulationResult", "emulate"]
 
 
 @dataclass(frozen=True, eq=False)
-class EmulationResult(OfPreparedStep):
+class EmulationResult(OfTraining):
     """What the steps left behind, the timed step, and the file, if one was asked for. The module itself holds the
     trained parameters.
     """
@@ -39,29 +39,9 @@ class EmulationResult(OfPreparedStep):
     schedule: Scheduler | None
 
     @property
-    def losses(self) -> list[float]:
-        """Loss of every step (NaN if it was not executed)."""
-        return self.history.losses
-
-    @property
-    def losses_by_name(self) -> dict[str, list[float]]:
-        """The terms of every step's loss; empty if there is but one."""
-        return self.history.losses_by_name
-
-    @property
     def gradients(self) -> dict[str, Tensor]:
         """Gradients of the last step by parameter name, clipped if they were."""
         return self.history.gradients
-
-    @property
-    def gradient_norms(self) -> list[float]:
-        """Norm of every step's gradients over all parameters, before clipping (NaN if it was not executed)."""
-        return self.history.gradient_norms
-
-    @property
-    def learning_rates(self) -> list[tuple[float, ...]]:
-        """Every step's learning rate, one for each parameter group."""
-        return self.history.learning_rates
 
     def state_dict(self) -> dict[str, Any]:
         """A copy of the state dicts of "model", "optimizer" and "schedule", as far as there are; for torch.save."""

@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from meshemu.comm import Comm
 from meshemu.config import Config, load, to_toml
-from meshemu.emulator.prepare import FirstStep, OfPreparedStep, PreparedStep, prepare
+from meshemu.emulator.prepare import FirstStep, PreparedStep, prepare
 from meshemu.emulator.recording import Recorder
 from meshemu.emulator.root import on_root
 from meshemu.emulator.timed_step import TimingOptions, timing_options
-from meshemu.emulator.training_loop import History, train
+from meshemu.emulator.training_loop import History, OfTraining, train
 from meshemu.errors import InputError
 from meshemu.execute.determinism import make_deterministic
 from meshemu.execute.evaluation import HeldOut, held_out
@@ -38,7 +38,7 @@ __all__ = ["RunResult", "run", "system_of"]
 
 
 @dataclass(frozen=True, eq=False)
-class RunResult(OfPreparedStep):
+class RunResult(OfTraining):
     """path of the results file; history: what the steps left behind; prepared: the partitioned and timed step."""
 
     path: Path
@@ -46,29 +46,9 @@ class RunResult(OfPreparedStep):
     prepared: PreparedStep
 
     @property
-    def losses(self) -> list[float]:
-        """Loss of every step (NaN if it was not executed)."""
-        return self.history.losses
-
-    @property
     def accuracies(self) -> dict[int, float]:
         """Step -> held-out accuracy after it, where targets are class numbers."""
         return self.history.accuracies
-
-    @property
-    def losses_by_name(self) -> dict[str, list[float]]:
-        """The terms of every step's loss; empty if there is but one."""
-        return self.history.losses_by_name
-
-    @property
-    def gradient_norms(self) -> list[float]:
-        """Norm of every step's gradients over all parameters, before clipping (NaN if it was not executed)."""
-        return self.history.gradient_norms
-
-    @property
-    def learning_rates(self) -> list[tuple[float, ...]]:
-        """Every step's learning rate, one for each parameter group."""
-        return self.history.learning_rates
 
     @property
     def held_out(self) -> dict[int, HeldOut]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from math import nan
 from typing import Any
 
+from meshemu.emulator.prepared_step import OfPreparedStep
 from meshemu.emulator.recording import Recorder
 from meshemu.emulator.timed_step import TimedStep
 from meshemu.errors import InputError
@@ -13,7 +14,7 @@ from meshemu.execute.evaluation import HeldOut
 from meshemu.execute.training import StepOutcome, Tensor, Trainer
 from meshemu.record.step_record import TrainingRecord
 
-__all__ = ["History", "train"]
+__all__ = ["History", "OfTraining", "train"]
 
 
 @dataclass
@@ -54,6 +55,32 @@ class History:
         self.gradients = dict(outcome.gradients)
         if scores is not None:
             self.held_out[step] = scores
+
+
+class OfTraining(OfPreparedStep):
+    """What every result of a training tells of its steps."""
+
+    history: History
+
+    @property
+    def losses(self) -> list[float]:
+        """Loss of every step (NaN if it was not executed)."""
+        return self.history.losses
+
+    @property
+    def losses_by_name(self) -> dict[str, list[float]]:
+        """The terms of every step's loss; empty if there is but one."""
+        return self.history.losses_by_name
+
+    @property
+    def gradient_norms(self) -> list[float]:
+        """Norm of every step's gradients over all parameters, before clipping (NaN if it was not executed)."""
+        return self.history.gradient_norms
+
+    @property
+    def learning_rates(self) -> list[tuple[float, ...]]:
+        """Every step's learning rate, one for each parameter group."""
+        return self.history.learning_rates
 
 
 def train(
