@@ -62,6 +62,17 @@ def test_times_in_which_nothing_crosses_take_no_windows():
         assert result.counters.windows <= 20
 
 
+def test_a_step_of_a_ring_that_crosses_takes_about_one_window():
+    """Two regions of ten columns: 2 x 19 steps of the rings along rows cross, those along columns do not."""
+    mesh = flatten(System.grid(rows=8, cols=20, bandwidth="50 GB/s", latency="500 ns"))
+    program = collective_program("all_reduce", "rows_columns", mesh, 3_200_000, itemsize=4)
+    free = np.zeros(program.n_ops, np.int64)
+    single = time_program(program, mesh, free)
+    for result in run_ranks(2, lambda comm: time_program(program, mesh, free, comm=comm)):
+        check_same(result, single)
+        assert result.counters.windows < 1.5 * 2 * 19
+
+
 @contextmanager
 def rows_in_time():
     """The promise of a window: rows of other ranks are never earlier than the last horizon."""

@@ -19,7 +19,7 @@ from meshemu.network.state import Network, Work
 from meshemu.program.ir import Program
 from meshemu.program.trees import message_trees, routed_trees
 
-__all__ = ["LARGEST_PS", "Job", "messages_job", "network_of", "program_job", "work_of"]
+__all__ = ["LARGEST_PS", "Job", "messages_job", "network_of", "program_job", "work_of", "writable"]
 
 Ints = NDArray[np.int64]
 Integer = TypeVar("Integer", bound=np.signedinteger[Any])
@@ -170,7 +170,7 @@ def network_of(job: Job, rank_of_vertex: NDArray[np.int32], lookahead: int | Non
     lookahead: least latency in ps of the links between ranks, None if there are none.
     """
     mesh, n_branches = job.mesh, len(job.branches.link)
-    latency = _writable(mesh.latency_ps, np.int64)
+    latency = writable(mesh.latency_ps, np.int64)
     route_links = np.concatenate((job.branches.link, _closed(job.routes)))
     reach, onward = np.zeros((2, 0 if lookahead is None else len(route_links)), np.int64)
     if lookahead is not None:
@@ -211,31 +211,32 @@ def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int, own: NDArray
         start = np.stack([job.ready_ps[sent], sent << PACKET_BITS, where[sent], job.ready_ps[sent]], axis=1)
         nothing = np.full(n, -1, np.int64)
         return Work(
-            size=_writable(job.size_bytes, np.int64), flow=flow, where=where, send_op=nothing, recv_op=nothing,
+            size=writable(job.size_bytes, np.int64), flow=flow, where=where, send_op=nothing, recv_op=nothing,
             dst_owner=owner, kind=none.astype(np.int8), device=none.astype(np.int32), duration=none, message=none,
-            successor_ptr=np.zeros(2, np.int64), successor=none, start=np.ascontiguousarray(start),
+            successor_ptr=np.zeros(2, np.int64), successor=none, after=none, start=np.ascontiguousarray(start),
         )
-    dep_ptr, dep = _writable(program.dep_ptr, np.int64), _writable(program.dep, np.int64)
+    dep_ptr, dep = writable(program.dep_ptr, np.int64), writable(program.dep, np.int64)
     successor_ptr, successor = np.zeros(program.n_ops + 2, np.int64), np.empty(len(dep), np.int64)
     invert(dep_ptr, dep, own, successor_ptr, successor)
     return Work(
-        size=_writable(job.size_bytes, np.int64),
+        size=writable(job.size_bytes, np.int64),
         flow=flow,
         where=where,
-        send_op=_writable(program.send_op, np.int64),
-        recv_op=_writable(program.recv_op, np.int64),
+        send_op=writable(program.send_op, np.int64),
+        recv_op=writable(program.recv_op, np.int64),
         dst_owner=owner,
-        kind=_writable(program.kind, np.int8),
-        device=_writable(program.device, np.int32),
-        duration=_writable(job.duration_ps, np.int64),
-        message=_writable(program.message, np.int64),
+        kind=writable(program.kind, np.int8),
+        device=writable(program.device, np.int32),
+        duration=writable(job.duration_ps, np.int64),
+        message=writable(program.message, np.int64),
         successor_ptr=successor_ptr,
         successor=successor,
+        after=np.empty(program.n_ops, np.int64),
         start=np.zeros((0, EVENT), np.int64),
     )
 
 
-def _writable(values: NDArray[Any], dtype: type[Integer]) -> NDArray[Integer]:
+def writable(values: NDArray[Any], dtype: type[Integer]) -> NDArray[Integer]:
     """Contiguous and writable: the compiler would make a second version of each kernel for read-only arrays."""
     if values.dtype == dtype and values.flags.carray:
         return values

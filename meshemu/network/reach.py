@@ -1,17 +1,17 @@
 """How soon what is pending on a rank can be felt by another one: the further ahead, the fewer windows. Compiled.
 
 Another rank feels a packet when it crosses a cut link, that is a link between regions, and a train when it, or the cut
-that shortens it, does. It may also feel the end of an op or of a message, at the earliest one lookahead (the least
-latency of a cut link) later, since what the op sends then has to cross a cut link, too. So an event that comes to a
-link at time t has an effect elsewhere not before the least of
+that shortens it, does. It also feels the end of an op or of a message, when something crosses that was sent because of
+it. So an event that comes to a link at time t has an effect elsewhere not before the least of
 
-* t + the latencies on the rest of its route up to the first cut link, that link included;
+* t + the latencies on the rest of its route up to the first cut link, that link included, unless it is the last one:
+  then only the end of the message is felt;
 * t + the same for any other route that shares a link with the rest of this one: the packet may cut a train there;
-* t + the time that the rest of the message takes at this link + the latencies to its end + one lookahead.
+* t + the time that the rest of the message takes at this link + the latencies to its end + `after` of its RECV, or
+  nothing where it ends elsewhere;
+* at the first link, t + the time that the message takes there + `after` of its SEND, which ends then.
 
-All of it follows from routes and sizes; what others do can only make it later. A SEND ends when its message is on the
-first link, so the latencies do not count there. Events of ops count with their duration, those of trees with nothing
-but the lookahead.
+Events of ops count with their duration and `after`, those of trees with one lookahead, the least latency of a cut link.
 """
 
 from meshemu.network.compiled import compiled, kernel
@@ -30,9 +30,10 @@ from meshemu.network.events import (
 )
 from meshemu.network.state import EFFECT, HEAP, LINE, LINE_HEAD, NEXT_START, OUT, Network, State, Work
 
-__all__ = ["FAR", "find_reach", "foresee"]
+__all__ = ["FAR", "find_reach", "foresee", "message_effect"]
 
 FAR = 2**62  # no time is as late
+LOOKED_AT = 4  # how many events of a line are looked at: it may be long
 
 
 @kernel
@@ -54,7 +55,8 @@ def find_reach(
                 following, rest = FAR, 0
                 continue
             rest += latency[link]
-            following = latency[link] if is_cut[link] == 1 else min(FAR, latency[link] + following)
+            goes_on = route_links[position + 1] >= 0
+            following = latency[link] if is_cut[link] == 1 and goes_on else min(FAR, latency[link] + following)
             if share == 0:
                 via[link] = min(via[link], following)
             else:
@@ -63,26 +65,60 @@ def find_reach(
 
 
 @compiled
+def message_effect(
+    network: Network, work: Work, message: int, position: int, left_bytes: int, after_send_ps: int, after_recv_ps: int
+) -> int:
+    """The least time from when the last left_bytes of a message come to the link at `position`, until they or what
+    waits for them are felt elsewhere: what waits for its SEND (FAR where that has ended) or for its RECV.
+    """
+    link = network.route_links[position]
+    if work.dst_owner[message] != network.owner[link]:
+        after_recv_ps = 0
+    passed = left_bytes * network.num[link] // network.den[link]
+    felt: int = min(network.reach[position], passed + min(after_send_ps, network.onward[position] + after_recv_ps))
+    return felt
+
+
+@compiled
 def _effect(network: Network, work: Work, packet_bytes: int, time: int, key: int, where: int) -> int:
     """A time before which no other rank feels this event."""
     if key < -CUT_KEYS:
-        end: int = time + work.duration[where] + network.lookahead
+        end: int = time + work.duration[where] + work.after[where]
         return end
     position, kind = where >> KIND_BITS, where & KIND_MASK
-    if where == ARRIVED or kind >= BRANCH:
+    if where == ARRIVED:
+        arrived: int = time + work.after[work.recv_op[key]] if work.recv_op[key] >= 0 else FAR
+        return arrived
+    if kind >= BRANCH:
         next_send: int = time + network.lookahead
         return next_send
-    felt: int = time + network.reach[position]
     if kind == CUT:
+        felt: int = time + network.reach[position]
         return felt
-    message, link = key >> PACKET_BITS, network.route_links[position]
+    message = key >> PACKET_BITS
     left = work.size[message] - (key & PACKET_MASK) * packet_bytes
-    done: int = time + left * network.num[link] // network.den[link] + network.lookahead
-    if work.send_op[message] < 0:
-        return felt
-    if where != work.where[message]:
-        done += network.onward[position]
-    return done if done < felt else felt
+    send_op, recv_op = work.send_op[message], work.recv_op[message]
+    after_send = work.after[send_op] if send_op >= 0 and where == work.where[message] else FAR
+    after_recv = work.after[recv_op] if recv_op >= 0 else FAR
+    there: int = time + message_effect(network, work, message, position, left, after_send, after_recv)
+    return there
+
+
+@compiled
+def _effect_of_line(network: Network, work: Work, state: State, packet_bytes: int, link: int) -> int:
+    """A time before which no other rank feels the events in the line of a link: the first of them are looked at, those
+    behind, later than these, count with one lookahead.
+    """
+    line, at = state.line, state.link[link, LINE_HEAD]
+    first: int = FAR
+    for i in range(state.link[link, LINE]):
+        time = line[at, 1]
+        if i == LOOKED_AT:
+            first = min(first, time + network.lookahead)
+            break
+        first = min(first, _effect(network, work, packet_bytes, time, line[at, 2], line[at, 3]))
+        at = line[at, 0]
+    return first
 
 
 @compiled
@@ -91,7 +127,7 @@ def foresee(network: Network, work: Work, state: State, packet_bytes: int) -> No
     none; and in the last column of the outbox a time before which none of its rows has an effect elsewhere than where
     it goes.
     """
-    heap, line, out, scalar = state.heap, state.line, state.out, state.scalar
+    heap, out, scalar = state.heap, state.out, state.scalar
     first = FAR
     for i in range(scalar[HEAP]):
         time, key, where = heap[EVENT * i], heap[EVENT * i + 1], heap[EVENT * i + 2]
@@ -99,8 +135,8 @@ def foresee(network: Network, work: Work, state: State, packet_bytes: int) -> No
             continue
         first = min(first, _effect(network, work, packet_bytes, time, key, where))
         back = network.route_links[(where >> KIND_BITS) - 1] if key >= 0 else -1
-        if back >= 0 and state.link[back, LINE] > 0:  # more behind it in a line, too long to look through
-            first = min(first, line[state.link[back, LINE_HEAD], 1] + network.lookahead)
+        if back >= 0 and state.link[back, LINE] > 0:
+            first = min(first, _effect_of_line(network, work, state, packet_bytes, back))
     for i in range(scalar[NEXT_START], len(work.start)):
         if work.start[i, 0] >= first - network.lookahead:
             break

@@ -119,7 +119,7 @@ class Work(NamedTuple):
 
     Messages: size in bytes; flow: id under which it travels; where: of the event with which it starts; send_op, recv_op
     (-1: none); dst_owner: rank of the destination. Ops: kind int8, device int32, duration ps, message, successors as
-    CSR.
+    CSR; after: how soon the end of an op is felt on other ranks (see `after`), meaningless where one rank runs alone.
     start: rows [time, key, where, tail] of messages that wait for nothing, sorted by (time, key).
     """
 
@@ -135,6 +135,7 @@ class Work(NamedTuple):
     message: Ints
     successor_ptr: Ints
     successor: Ints
+    after: Ints
     start: Ints
 
 

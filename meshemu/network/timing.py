@@ -11,10 +11,11 @@ from meshemu.errors import InputError, MeshemuError, ScheduleError
 from meshemu.hardware import Router
 from meshemu.mesh import Mesh, Order, lookahead_ps, ranks_of_vertices
 from meshemu.network import state as fields
+from meshemu.network.after import find_after
 from meshemu.network.compiling import compiled_once
 from meshemu.network.credit import BackPressure, back_pressure, run_routers
 from meshemu.network.engine import Region
-from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of
+from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of, writable
 from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, RankCounters, Timeline, Timing
 from meshemu.network.window import WindowCounts, run_windows
 from meshemu.program.builder import ProgramBuilder
@@ -151,12 +152,17 @@ def _run(
     program = job.program
     own, n_waiting = np.zeros(0, np.bool_), np.zeros(0, np.int64)
     if program is not None:
-        own = np.ones(program.n_ops, np.bool_) if comm is None else rank_of_vertex[program.device] == rank
+        own = np.ones(program.n_ops, np.bool_) if comm is None else (rank_of_vertex == rank)[program.device]
         n_waiting = np.diff(program.dep_ptr)
         n_waiting += program.kind == OpKind.RECV
+    network, work = network_of(job, rank_of_vertex, lookahead), work_of(job, rank_of_vertex, rank, own)
+    if program is not None and lookahead is not None:
+        crosses = work.dst_owner != rank_of_vertex[job.src]
+        dep_ptr, dep = (writable(values, np.int64) for values in (program.dep_ptr, program.dep))
+        find_after(network, work, dep_ptr, dep, own, crosses, comm)
     region = Region(
-        network_of(job, rank_of_vertex, lookahead),
-        work_of(job, rank_of_vertex, rank, own),
+        network,
+        work,
         n_devices=job.mesh.n_devices,
         n_waiting=n_waiting,
         own=own,
@@ -195,12 +201,13 @@ def _combined(job: Job, region: Region, counts: WindowCounts, wall_s: float, com
     link_fields = [fields.CARRIED, fields.BUSY, fields.WAIT, fields.PACKETS, fields.QUEUE_MAX]
     parts = [
         state.start, state.end, state.depart, state.arrival,
-        np.ascontiguousarray(state.link[:, link_fields].T), np.ascontiguousarray(state.busy_bins.T),
+        np.ascontiguousarray(state.link[:, link_fields].T), state.busy_bins,
     ]  # fmt: skip
     events, hops = (int(state.scalar[field]) for field in (fields.EVENTS, fields.HOPS))
     ranks = [RankCounters(events, counts.sent, counts.busy_s)]
     if comm is not None:
-        parts = [comm.sum(part) for part in parts]
+        for part in parts:
+            comm.sum_in_place(part)
         hops = int(comm.sum(np.array([hops]))[0])
         ranks = comm.all_gather(ranks[0])
     op_start, op_end, depart, arrival, links, bins = parts
@@ -211,7 +218,7 @@ def _combined(job: Job, region: Region, counts: WindowCounts, wall_s: float, com
         depart=depart[job.departs_with],
         arrival=arrival[job.arrives_with],
         links=LinkStats(bytes=links[0], busy_ps=links[1], wait_ps=links[2], packets=links[3], max_queue=links[4]),
-        timeline=Timeline(bin_ps=bin_ps, link_busy_ps=bins),
+        timeline=Timeline(bin_ps=bin_ps, link_busy_ps=bins.T),
         counters=EngineCounters(
             events=sum(rank.events for rank in ranks),
             packet_hops=hops,

@@ -4,7 +4,7 @@
     some rank does not fail               the rank that failed prints its line with its number and aborts the job,
                                           since the others may wait for it for ever inside a collective
 
-Exit codes: 1 a check failed, 2 bad input, 3 internal, 130 interrupted, 143 terminated.
+Exit codes: 1 a check failed, 2 bad input, 3 internal, 75 stopped in order, 130 interrupted, 143 terminated.
 """
 
 import os
@@ -18,7 +18,7 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from meshemu.errors import CheckError, InputError
+from meshemu.errors import CheckError, InputError, StoppedError
 from meshemu.runtime.last_words import last_words
 from meshemu.runtime.launch import Launch
 
@@ -32,7 +32,7 @@ _LONGEST_LINE = 2000
 
 
 class Terminated(BaseException):
-    """SIGTERM has come. Not an Exception, so that no handler for errors takes it."""
+    """SIGTERM or SIGUSR1 has come. Not an Exception, so that no handler for errors takes it."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def failure_of(error: BaseException) -> Failure:
     match error:
         case InputError():
             return Failure(error.exit_code, f"error: {text}")
-        case CheckError():
+        case CheckError() | StoppedError():
             return Failure(error.exit_code, text)
         case KeyboardInterrupt():
             return Failure(_SIGNALLED + signal.SIGINT, "interrupted")
@@ -132,16 +132,17 @@ def report_lines(failures: Sequence[Failure]) -> list[str]:
 
 
 def _interruptible(work: Callable[[], int]) -> int:
-    """Run `work` with SIGTERM raised as `Terminated`, so that files close in order."""
+    """Run `work` with SIGTERM, and Slurm's warning SIGUSR1, raised as `Terminated`, so that files close in order."""
 
     def terminate(_signum: int, _frame: FrameType | None) -> None:
         raise Terminated
 
-    previous = signal.signal(signal.SIGTERM, terminate)
+    previous = {signum: signal.signal(signum, terminate) for signum in (signal.SIGTERM, signal.SIGUSR1)}
     try:
         return work()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
 
 
 def _failed(error: BaseException) -> Failure:

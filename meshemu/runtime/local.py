@@ -57,6 +57,9 @@ class SingleComm:
         """A copy of `values`."""
         return values.copy()
 
+    def sum_in_place(self, values: NDArray[np.int64]) -> None:
+        """Leave `values` as they are."""
+
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """`value`."""
         return value
@@ -177,6 +180,10 @@ class LocalComm:
         """Elementwise sum over ranks."""
         total: NDArray[np.int64] = np.sum(self._share(values), axis=0, dtype=np.int64)
         return total
+
+    def sum_in_place(self, values: NDArray[np.int64]) -> None:
+        """Replace `values` by their elementwise sum over ranks."""
+        values[...] = self.sum(values.copy())
 
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """`value` of `root`."""

@@ -101,12 +101,16 @@ class MpiComm:
     def sum(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """Elementwise sum of integers over ranks, on every rank."""
         total = np.array(values, np.int64, order="C")
-        flat = total.reshape(-1)
+        self.sum_in_place(total)
+        return total
+
+    def sum_in_place(self, values: NDArray[np.int64]) -> None:
+        """Replace contiguous values by their elementwise sum over ranks."""
+        flat = values.reshape(-1)
         step = PIECE_BYTES // flat.itemsize
         for start in range(0, flat.size, step):
             piece = flat[start : start + step]
             self._comm.Allreduce(self._mpi.IN_PLACE, [piece, self._mpi.INT64_T], op=self._mpi.SUM)
-        return total
 
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """`value` of `root`, on every rank."""

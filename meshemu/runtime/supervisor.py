@@ -13,15 +13,17 @@ import ctypes
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
 from meshemu.runtime.last_words import last_words
 from meshemu.runtime.launch import Launch
+from meshemu.runtime.stopping import REPEATED_S, Listener, supervised
 
 __all__ = ["supervise"]
 
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 _GRACE_S = 5
 _INTERNAL = 3
 _PR_SET_PDEATHSIG = 1
@@ -31,22 +33,27 @@ def supervise(work: Callable[[], int], launch: Launch) -> int:
     """The exit code of `work()`, run in a child process when a launcher started several ranks, else in this one.
 
     Returns in both processes: the child leaves the interpreter in the ordinary way (which finalises MPI). SIGINT,
-    SIGTERM and SIGHUP are forwarded; a child that does not end within five seconds of one is killed, and the code is
-    128 + signal. A child killed by any other signal gives a line on stderr and 3.
+    SIGTERM, SIGHUP and SIGUSR1 are forwarded; a child that does not end within five seconds of one is killed, and the
+    code is 128 + signal. One that stops in order (`runtime.stopping`) has all the time that it needs, until a second
+    signal comes. A child killed by any other signal gives a line on stderr and 3.
     """
     if launch.size == 1:
         return work()
     sys.stdout.flush()
     sys.stderr.flush()
     parent = os.getpid()
+    told, tell = os.pipe()
     # A signal that comes before both sides are ready waits until they are.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     child = os.fork()
     if child == 0:
         _die_with(parent)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        return work()
-    received = _forward_signals(child)
+        os.close(told)
+        with supervised(tell):
+            return work()
+    os.close(tell)
+    received = _forward_signals(child, Listener(told))
     signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     _, status = os.waitpid(child, 0)
     code = os.waitstatus_to_exitcode(status)
@@ -66,15 +73,21 @@ def _die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _forward_signals(child: int) -> list[int]:
-    """Pass signals on to `child`, and kill it if it outlives the grace; the list fills with what came."""
+def _forward_signals(child: int, listener: Listener) -> list[int]:
+    """Pass signals on to `child`, and kill it if it outlives the grace; the list fills with what came.
+
+    listener: to the child, which tells whether it ends by itself.
+    """
     received: list[int] = []
+    first_s: list[float] = []
 
     def forward(signum: int, _frame: FrameType | None) -> None:
         received.append(signum)
+        first_s.append(time.monotonic())
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signum)
-        signal.alarm(_GRACE_S)
+        if not listener.ends_by_itself() or first_s[-1] - first_s[0] > REPEATED_S:
+            signal.alarm(_GRACE_S)
 
     def kill(_signum: int, _frame: FrameType | None) -> None:
         with contextlib.suppress(ProcessLookupError):
