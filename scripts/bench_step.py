@@ -65,7 +65,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--steps", type=int, default=5, help="measured ones, after one to warm up")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1])
-    parser.add_argument("--cases", nargs="+", help="such as plain:1 or spatial:2; without it, plain, data and spatial")
+    parser.add_argument("--cases", nargs="+", type=case_name, help="such as plain:1 or spatial:2; without it, plain, data and spatial")
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # of the processes that this script starts
     options = parser.parse_args()
     if options.measure:
@@ -82,6 +82,14 @@ def main() -> None:
         if measured.parts_s:
             print(f"\n{case} spends, s of a core:")
             print("\n".join(f"  {kind:<24}{s:>9.3f}" for kind, s in measured.parts_s.items()))
+
+
+def case_name(text: str) -> str:
+    """KIND:RANKS as it was written. ArgumentTypeError if it is no such thing."""
+    kind, _, ranks = text.partition(":")
+    if kind not in ("plain", "data", "spatial") or not ranks.isdecimal() or int(ranks) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not plain, data or spatial, a colon and a number of ranks")
+    return text
 
 
 def row(case: str, results: Mapping[str, Measured]) -> str:

@@ -47,6 +47,10 @@ CASES: Mapping[str, Mapping[str, str]] = {
 }  # fmt: skip
 """Name -> role -> its table."""
 
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")  # Okabe and Ito's
+LINES = ("-", "--", "-.", ":")  # other in number than the colours and markers, for those who see no colours
+MARKERS = "osD^vPX"
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -100,14 +104,19 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(13, 4.5), layout="constrained")
-    for o in outcomes:
-        axes[0].plot([s + 1 for s in o.accuracies], [100 * a for a in o.accuracies.values()], "o-", ms=3, label=o.name)
+    figure, axes = pyplot.subplots(1, 2, figsize=(13, 5), layout="constrained")
+    for i, o in enumerate(outcomes):
+        style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "linewidth": 1.5}
+        wrong = [100 * (1 - accuracy) for accuracy in o.accuracies.values()]
+        marker = MARKERS[i % len(MARKERS)]
+        axes[0].plot([s + 1 for s in o.accuracies], wrong, marker=marker, ms=5, label=o.name, **style)
         windows = [o.losses[max(0, i - 4) : i + 1] for i in range(len(o.losses))]
-        axes[1].plot(range(1, len(windows) + 1), [sum(window) / len(window) for window in windows])
-    axes[0].set(xlabel="step", ylabel="held-out accuracy, %", ylim=(0, 100))
+        axes[1].plot(range(1, len(windows) + 1), [sum(window) / len(window) for window in windows], **style)
+    axes[0].set(xlabel="step", ylabel="held-out images classified wrongly, %", yscale="log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].yaxis.set_minor_formatter("{x:g}")
     axes[1].set(xlabel="step", ylabel="loss, mean of 5 steps", yscale="log")
-    axes[0].legend(fontsize=8, loc="lower right")
+    axes[0].legend(fontsize=8)
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

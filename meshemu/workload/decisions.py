@@ -210,6 +210,7 @@ def _constant(func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) 
         UnansweredError: it depends on them, or is none.
     """
     if func in NUMBERS:
+        # What a fake tensor raises when it is asked for a value; NotImplementedError where it has no such operator.
         with suppress(DataDependentOutputException, NotImplementedError):
             number = func(*args, **kwargs)
             if type(number) in (bool, int, float, complex):
