@@ -65,7 +65,8 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--steps", type=int, default=5, help="measured ones, after one to warm up")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1])
-    parser.add_argument("--cases", nargs="+", type=case_name, help="such as plain:1 or spatial:2; without it, plain, data and spatial")
+    about = "such as plain:1 or spatial:2; without it, plain, data and spatial"
+    parser.add_argument("--cases", nargs="+", type=case_name, help=about)
     parser.add_argument("--measure", help=argparse.SUPPRESS)  # of the processes that this script starts
     options = parser.parse_args()
     if options.measure:
