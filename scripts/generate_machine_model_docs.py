@@ -1,23 +1,48 @@
-"""Write the tables of docs/machine-model.md: what `meshemu validate` finds, between two markers of the page."""
+"""Write the tables of docs/machine-model.md: what `meshemu validate` finds, and what the time of a step depends on."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import meshemu
+from meshemu.config import load
+from meshemu.hardware import System
+from meshemu.program.ir import Program
 from meshemu.study.checks import KINDS
+from meshemu.study.sensitivity import achieved, sensitivity
 from meshemu.study.validate import Row, validate
+from meshemu.units import format_time
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "machine-model.md"
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs" / "machine-model.md"
 BEGIN, END = "<!-- Written by scripts/generate_machine_model_docs.py -->", "<!-- until here -->"
+STEPS_BEGIN, STEPS_END = "<!-- Steps, written by scripts/generate_machine_model_docs.py -->", "<!-- end of steps -->"
+STEPS = {
+    "ResNet-50, 224-pixel images, 4 a die, bf16, on dojo-tile": (
+        "resnet50.toml", (
+            "model.dtype=bf16", "data.args.image_size=224", "data.args.n_samples=100", "data.batch_size=100",
+        ),
+    ),
+    "GPT of 6 layers, width 384, 4 x 256 tokens a die, bf16, on dojo-tile": (
+        "gpt.toml", (
+            "model.dtype=bf16", "data.batch_size=100", "model.args.context=256", "data.args.context=256",
+            "model.args.width=384", "model.args.heads=6", "model.args.layers=6",
+        ),
+    ),
+}  # fmt: skip
+KEYS = (
+    "op_launch", "combine", "node.ingest_bandwidth", "node.load_bandwidth", "node.store_bandwidth", "node.vector.bf16",
+    "node.matrix.bf16", "die_edge.bandwidth", "die_edge.latency",
+)  # fmt: skip
 
 
 def main() -> None:
-    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+    page = with_tables(PAGE.read_text(encoding="utf-8"))
+    PAGE.write_text(_between(page, STEPS_BEGIN, STEPS_END, "".join(map(step_tables, STEPS))), encoding="utf-8")
 
 
 def with_tables(page: str) -> str:
-    """The page with fresh tables between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n\n{tables(validate())}{END}{after}"
+    """The page with fresh tables of published figures between its markers."""
+    return _between(page, BEGIN, END, tables(validate()))
 
 
 def tables(rows: list[Row]) -> str:
@@ -25,13 +50,58 @@ def tables(rows: list[Row]) -> str:
     lines = ["| kind | meaning |", "| --- | --- |"]
     lines += [f"| {kind} | {words} |" for kind, words in KINDS.items()]
     head = ["quantity", "published", "model", "ratio", "kind", "grade", "source", "note"]
-    lines += ["", f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
+    lines += ["", *_head(head)]
     for row in rows:
         model = "-" if row.model is None else row.text(row.model)
         ratio = "-" if row.ratio is None else f"{row.ratio:.3f}"
         cells = [row.quantity, row.text(row.published), model, ratio, row.kind, row.grade, row.source, row.note]
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(_line(cells))
     return "\n".join(lines) + "\n\n"
+
+
+def step_tables(name: str) -> str:
+    """A step: what its classes of ops achieve, and what its time does when a figure is doubled or halved."""
+    program, system = _timed(*STEPS[name])
+    usual_ps, fused_ps = (
+        meshemu.time(program, system, packet_bytes=65536, costs=meshemu.cost.CostOptions(fusion=fusion)).end_ps
+        for fusion in (False, True)
+    )
+    assert system.device is not None
+    lines = [
+        f"### {name}", "",
+        f"{format_time(usual_ps)} a step; {format_time(fused_ps)} with `timing.fusion = true`.", "",
+        *_head(["op class", "ops", "time on all dies", "of peak", "bound by"]),
+    ]  # fmt: skip
+    for row in achieved(program, system.device):
+        share = "-" if row.of_peak is None else f"{row.of_peak:.1%}"
+        lines.append(_line([f"`{row.op_class}`", f"{row.ops:,}", format_time(row.time_ps), share, row.bound]))
+    lines += ["", *_head(["figure", "value", "grade", "step with twice of it", "step with half of it"])]
+    for change in sensitivity(program, system, KEYS):
+        doubled, halved = (f"{ratio - 1:+.1%}" for ratio in (change.doubled, change.halved))
+        lines.append(_line([f"`{change.key}`", change.value, change.grade, doubled, halved]))
+    return "\n".join(lines) + "\n\n"
+
+
+def _timed(config: str, changes: tuple[str, ...]) -> tuple[Program, System]:
+    with TemporaryDirectory(prefix="meshemu-") as folder:
+        path = Path(folder) / "run.h5"
+        meshemu.run(load(ROOT / "configs" / config, changes), path, execute=False)
+        stored = meshemu.open(path)
+        return stored.program(), System.from_json(stored.system_json)
+
+
+def _between(page: str, begin: str, end: str, text: str) -> str:
+    before, _, rest = page.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n\n{text}{end}{after}"
+
+
+def _head(cells: list[str]) -> list[str]:
+    return [_line(cells), f"|{' --- |' * len(cells)}"]
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

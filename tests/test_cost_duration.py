@@ -39,6 +39,8 @@ def program(*ops: tuple[OpKind, str, str, int, int, int]) -> Any:
         op_class=np.array([op_classes.index(c) for c in classes], dtype=np.int16),
         number_format=np.array([number_formats.index(f) for f in formats], dtype=np.int8),
         flops=flops, read_bytes=read_bytes, write_bytes=write_bytes,
+        shape=np.full(len(ops), -1, np.int32), shapes=(), producer=np.full(len(ops), -1, np.int64),
+        producer_bytes=np.zeros(len(ops), np.int64),
     )  # fmt: skip
 
 
@@ -152,7 +154,7 @@ def test_devices_that_cannot_be_timed_are_refused() -> None:
 def test_each_op_of_a_large_program_has_its_own_duration() -> None:
     n = 100_000
     many = program((OpKind.COMPUTE, "mm", "bf16", 0, 0, 0), (OpKind.REDUCE, "reduce_sum", "fp32", 0, 0, 0))
-    for name in ("kind", "op_class", "number_format"):
+    for name in ("kind", "op_class", "number_format", "shape", "producer"):
         setattr(many, name, getattr(many, name)[np.arange(n) % 2])
     many.flops, many.read_bytes, many.write_bytes = np.arange(n) * 1000, np.zeros(n, int), np.zeros(n, int)
     many.n_ops = n
@@ -172,7 +174,7 @@ def keys(spec: DeviceSpec | None, *ops: tuple[OpKind, str, str, int, int, int]) 
 
 def test_assumptions_name_what_applies() -> None:
     add = (OpKind.COMPUTE, "add", "fp32", 1, 1, 1)
-    always = ["roofline", "memory_traffic", "sram_capacity"]
+    always = ["roofline", "memory_traffic", "sram_capacity", "shapes"]
     assert keys(None, add) == ["no_compute_time"]
     assert keys(DIE, add) == [*always, "node_spread", "op_launch"]
     assert keys(device(n_nodes=1), add) == [*always, "op_launch"]

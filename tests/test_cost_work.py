@@ -1,6 +1,7 @@
 """Flops against torch's own counter, op by op as autograd calls them; bytes and the other op classes by formula."""
 
 from collections.abc import Callable, Sequence
+from math import prod
 from typing import Any
 
 import pytest
@@ -42,7 +43,10 @@ class WorkRecorder(TorchDispatchMode):
         out = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         attributes = {key: args[i] for key, i in ATTRIBUTE_POSITIONS.get(name, {}).items()}
-        self.work.append((name, op_work(name, specs(args), specs(out), attributes)))
+        work = op_work(name, specs(args), specs(out), attributes)
+        if name in MATRIX:
+            assert sum(2 * prod(product[:4]) for product in work.shape) == work.flops, "shapes hold all arithmetic"
+        self.work.append((name, work))
         return out
 
     def flops(self, *names: str) -> int:
@@ -144,6 +148,25 @@ def test_matrix_products_count_as_in_torch() -> None:
         recorder, flops = counted(run)
         assert flops > 0
         assert recorder.flops("mm", "addmm", "bmm", "baddbmm") == flops
+
+
+def test_shapes_are_those_of_the_products() -> None:
+    """By hand: a strided grouped convolution, its backward pass, attention, a product with a bias, a vector op."""
+    x, w, y = spec(2, 6, 8, 8), spec(4, 3, 3, 5), spec(2, 4, 4, 4)  # two groups, 32 positions, 15 of the kernel
+    (forward,) = op_work("convolution", [x, w], [y], {}).shape
+    assert forward == (2, 32, 2, 3 * 15, 2 * 6 * 64, 4 * 45)
+    backward = op_work("convolution_backward", [y, x, w], [x, w], {"output_mask": [True, True, False]}).shape
+    assert backward == ((2, 32, 3, 2 * 15, 2 * 64, 4 * 45), (2, 2, 3 * 15, 32, 2 * 64, 2 * 6 * 64))
+    wide = op_work("convolution", [spec(1, 4, 5), spec(4, 3, 2)], [spec(1, 6, 6)], {"transposed": True}).shape
+    assert wide == ((2, 5, 3, 2 * 2, 20, 24),), "positions are those of the input, 6 channels in two groups"
+    q, k = spec(2, 3, 5, 8), spec(2, 3, 7, 8)
+    attention = op_work("_scaled_dot_product_flash_attention", [q, k, k], [q], {}).shape
+    assert attention == ((6, 5, 7, 8, 240, 336), (6, 5, 8, 7, 6 * 35, 336))
+    assert op_work("addmm", [spec(3), spec(5, 7), spec(7, 3)], [spec(5, 3)], {}).shape == ((1, 5, 3, 7, 35, 21),)
+    assert op_work("mv", [spec(5, 7), spec(7)], [spec(5)], {}).shape == ((1, 5, 1, 7, 35, 7),)
+    assert op_work("add", [spec(4, 6), spec(6)], [spec(4, 6)], {}).shape == ((24,),)
+    assert op_work("sum", [spec(4, 6)], [spec()], {}).shape == ((24,),), "those of the largest tensor"
+    assert op_work("mm", [spec(0, 6), spec(6, 3)], [spec(0, 3)], {}).shape == (), "nothing to multiply"
 
 
 def test_matrix_vector_products_are_thin_matrix_products() -> None:

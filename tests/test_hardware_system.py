@@ -146,6 +146,12 @@ def test_override_replaces_by_key():
         ({"dead_links": [[[0, 0], [1, 1]]]}, r"dead_links: devices \(0,0\) and \(1,1\) are not neighbours"),
         ({"dead_links": [[[0, 0], [0, 0]]]}, "are not neighbours"),
         ({"dead_links": [[0, 1]]}, "dead_links = .* is not a list of"),
+        ({"slow_links": [[[0, 0], [1, 1], 2]]}, r"slow_links: devices \(0,0\) and \(1,1\) are not neighbours"),
+        ({"slow_links": [[[0, 0], [0, 1]]]}, r"slow_links = .* is not a list of .*factor"),
+        ({"slow_links": [[[0, 0], [0, 1], 0]]}, r"slow_links: the factor of \(0, 0\) to \(0, 1\) is 0"),
+        ({"slow_links": [[[0, 0], [0, 1], 2], [[0, 0], [0, 1], 3]]}, "is given twice"),
+        ({"slow_links": [[[0, 0], [0, 1], 2]], "dead": [[0, 1]]}, "one of its ends is"),
+        ({"slow_links": [[[0, 1], [0, 0], 2]], "dead_links": [[[0, 0], [0, 1]]]}, r"from \(0, 1\) to \(0, 0\) is dead"),
     ],
 )  # fmt: skip
 def test_override_refuses_by_key(values, message):
@@ -183,7 +189,7 @@ def test_grid_is_a_plain_mesh():
             System.grid(**({"rows": 2, "cols": 2, "bandwidth": 1, "latency": 1} | wrong))
 
 
-FAULTS = {"dead": [[3, 3]], "dead_links": [[[0, 1], [0, 0]]]}
+FAULTS = {"dead": [[3, 3]], "dead_links": [[[0, 1], [0, 0]]], "slow_links": [[[2, 0], [1, 0], 7]]}
 SYSTEMS = [
     *(System.preset(name) for name in preset_names()),
     System.preset("dojo-tile", "node", {"noc_width": "narrow"}).override(FAULTS),

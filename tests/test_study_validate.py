@@ -60,6 +60,8 @@ def test_every_row_says_where_it_stands(rows):
     assert row_of(rows, "a100-24 batch-norm all-reduce, 24 GPUs, ll").kind == "predicted"
     for quantity in ("dojo-tile traffic across the middle", "dojo-tray traffic across the middle"):
         assert row_of(rows, quantity).ratio == pytest.approx(1, abs=0.01)
+    names = [row.quantity for row in rows]
+    assert len(set(names)) == len(names), "each row has a name of its own"
     chains = [row for row in rows if "reduce along" in row.quantity]
     assert len(chains) == 6 and all(0.99 < row.ratio < 1.05 for row in chains)
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from meshemu.cost.calibrated import factors
 from meshemu.cost.number_formats import flops_per_s, is_supported
-from meshemu.cost.op_classes import ATTENTION, is_listed
+from meshemu.cost.op_classes import ATTENTION, MATRIX, base_name, is_listed
+from meshemu.cost.options import PLAIN, CostOptions
 from meshemu.hardware.device import DeviceSpec
 from meshemu.program.ir import OpKind, Program
 
@@ -20,14 +22,16 @@ class Assumption:
     sentence: str
 
 
-def assumptions(device: DeviceSpec | None, program: Program) -> list[Assumption]:
+def assumptions(device: DeviceSpec | None, program: Program, options: CostOptions = PLAIN) -> list[Assumption]:
     """The assumptions that apply to this Program on this device, in a fixed order."""
     if device is None:
         return [Assumption("no_compute_time", "The devices have no compute rates: all ops take zero time.")]
     computed = np.flatnonzero((program.kind == OpKind.COMPUTE) | (program.kind == OpKind.REDUCE))
     op_classes = [program.op_classes[i] for i in np.unique(program.op_class[computed])]
     number_formats = [program.number_formats[i] for i in np.unique(program.number_format[computed])]
-    found = [*_always(device), *_of_device(device, program)]
+    found = [*_always(device, options), *_of_shapes(device, program), *_of_device(device, program)]
+    if options.calibration is not None:
+        found.append(_of_calibration(device, options, op_classes))
     found += [_stand_in(device, name) for name in number_formats if not is_supported(device, name)]
     if ATTENTION.intersection(op_classes):
         found.append(Assumption(
@@ -41,17 +45,20 @@ def assumptions(device: DeviceSpec | None, program: Program) -> list[Assumption]
     return found
 
 
-def _always(device: DeviceSpec) -> list[Assumption]:
+def _always(device: DeviceSpec, options: CostOptions) -> list[Assumption]:
     """What holds for any Program."""
+    fusion = (
+        "a pointwise op runs within the op that makes what it alone reads: that block is neither stored nor loaded, "
+        "and the op not launched"
+        if options.fusion
+        else "neighbouring ops are not fused"
+    )
     return [
         Assumption(
-            "roofline",
-            "An op takes the longest of arithmetic, loads and stores at 100 % of their peak rates; the fit of shapes "
-            "to the matrix unit is not modelled.",
+            "roofline", "An op takes the longest of arithmetic, loads and stores at 100 % of their peak rates."
         ),
         Assumption(
-            "memory_traffic",
-            "Each op reads its inputs from SRAM and writes its outputs to it once; neighbouring ops are not fused.",
+            "memory_traffic", f"Each op reads its inputs from SRAM and writes its outputs to it once; {fusion}."
         ),
         Assumption(
             "sram_capacity",
@@ -60,10 +67,47 @@ def _always(device: DeviceSpec) -> list[Assumption]:
     ]
 
 
+def _of_shapes(device: DeviceSpec, program: Program) -> list[Assumption]:
+    """How shapes count."""
+    if device.matrix_unit is None:
+        return [Assumption("shapes", "The fit of shapes to the units of a device is not modelled.")]
+    sides = " x ".join(map(str, device.matrix_unit))
+    rate = device.ingest_bytes_per_s
+    shared = f"are sent to them at {rate / 1e9:g} GB/s a node" if rate else "reach them in no time"
+    found = [Assumption(
+        "shapes",
+        f"Products are cut over the nodes of a device as takes least time, and a node computes whole ones of {sides}; "
+        f"operands that nodes share {shared}. Elements of other ops are dealt out in vectors of {device.vector_bytes} "
+        "B.",
+    )]  # fmt: skip
+    products = np.array([base_name(name) in MATRIX for name in program.op_classes], np.bool_)
+    unknown = (program.kind == OpKind.COMPUTE) & (program.shape < 0) & (program.flops > 0)
+    unknown &= products[program.op_class] if len(products) else False
+    if unknown.any():
+        found.append(Assumption(
+            "unknown_shapes",
+            f"{int(unknown.sum()):,} products are stored without shapes, as before layout 3: they run at the peak "
+            "rate.",
+        ))
+    return found
+
+
+def _of_calibration(device: DeviceSpec, options: CostOptions, op_classes: list[str]) -> Assumption:
+    """Which times are measured ones."""
+    assert options.calibration is not None
+    known = factors(device, options.calibration)
+    used = ", ".join(f"{name} {known[name]:.3g}" for name in sorted({base_name(n) for n in op_classes} & known.keys()))
+    return Assumption(
+        "calibration",
+        f"Ops with a row in {options.calibration} take the time measured there; others of its classes take the model's "
+        f"times the median ratio of the class: {used or 'none here'}.",
+    )
+
+
 def _of_device(device: DeviceSpec, program: Program) -> list[Assumption]:
     """What follows from the figures of the device."""
     found = []
-    if device.n_nodes > 1:
+    if device.n_nodes > 1 and device.matrix_unit is None:
         found.append(Assumption(
             "node_spread",
             f"Each op spreads perfectly over the {device.n_nodes:,} nodes of a device, whose SRAM acts as one.",

@@ -1,9 +1,9 @@
-"""How long each op of a Program takes on a device: a roofline, then fixed costs, in whole picoseconds.
+"""How long each op of a Program takes on a device, in whole picoseconds, and what bounds it.
 
-COMPUTE takes max(flops / peak, read bytes / load bandwidth, written bytes / store bandwidth), rounded up, and the
-launch of one op. REDUCE takes the same on the vector unit and the fixed cost of one combination. Ops without work
-(views), SEND and RECV take nothing: what messages cost is for the network to say. The roofline is that of Williams,
-Waterman and Patterson, 2009, with loads and stores on ports of their own.
+COMPUTE takes the longest of its arithmetic, its loads and its stores (`cost.terms`), rounded up, and the launch of one
+op. REDUCE takes the same on the vector unit and the fixed cost of one combination. Ops without work (views), SEND and
+RECV take nothing: what messages cost is for the network to say. The roofline is that of Williams, Waterman and
+Patterson, 2009, with loads and stores on ports of their own.
 """
 
 from collections.abc import Callable
@@ -11,60 +11,55 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from meshemu.cost.calibrated import calibrated
+from meshemu.cost.exact import ceil_divide, time_ps
+from meshemu.cost.fusion import Costs, fused, separate
 from meshemu.cost.number_formats import bits_of, flops_per_s
-from meshemu.cost.op_classes import ALLOCATIONS, MATRIX, VIEWS, base_name
-from meshemu.cost.work import Work
-from meshemu.errors import InputError
+from meshemu.cost.op_classes import ALLOCATIONS, VIEWS, base_name
+from meshemu.cost.options import PLAIN, CostOptions
+from meshemu.cost.terms import BROADCAST, MATRIX_UNIT, Ops, positive, terms
 from meshemu.hardware.device import DeviceSpec
 from meshemu.program.ir import OpKind, Program
 
-__all__ = ["combine_cost", "durations_ps", "work_ps"]
+__all__ = ["BOUNDS", "bounds", "combine_cost", "durations_ps"]
 
-_PS_PER_S = 10**12
+BOUNDS = ("none", "matrix", "vector", "load", "store", "broadcast", "launch", "combine")
+"""What an op can be bound by: nothing (it takes no time), the matrix unit, the vector unit, loads, stores, the on-die
+network that carries operands to nodes, or the fixed cost of a launch or of a combination.
+"""
 
 Int64Array = NDArray[np.int64]
 
 
-def durations_ps(program: Program, device: DeviceSpec | None) -> Int64Array:
+def durations_ps(program: Program, device: DeviceSpec | None, options: CostOptions = PLAIN) -> Int64Array:
     """Duration of every op, int64 (n_ops,), in ps; all zero without a device (links alone are timed then).
 
     Raises:
         InputError: the device has a rate or bandwidth that is not positive.
     """
     durations = np.zeros(program.n_ops, dtype=np.int64)
-    if device is None:
+    timed, ops, costs = _timed(program, device, options)
+    if device is None or not len(timed):
         return durations
-    worked = (program.flops > 0) | (program.read_bytes > 0) | (program.write_bytes > 0)
-    in_place = np.array([base_name(name) in VIEWS | ALLOCATIONS for name in program.op_classes], dtype=np.bool_)
-    matrix = np.array([base_name(name) in MATRIX for name in program.op_classes], dtype=np.bool_)
-    is_reduce = program.kind == OpKind.REDUCE
-    is_compute = (program.kind == OpKind.COMPUTE) & worked
-    if program.op_classes:
-        is_compute &= ~in_place[program.op_class]
-    timed = np.flatnonzero(is_compute | is_reduce)
-    if not len(timed):
-        return durations
-    unit = (matrix[program.op_class[timed]] & ~is_reduce[timed]).astype(np.int64)
-    peak = _peaks(program, timed, device)[unit, program.number_format[timed]]
-    durations[timed] = _roofline_ps(
-        device, program.flops[timed], peak, program.read_bytes[timed], program.write_bytes[timed]
-    )
-    durations[timed] += np.where(is_reduce[timed], device.combine_ps, device.op_launch_ps)
+    durations[timed] = terms(ops, device).total_ps
+    if options.calibration is not None:
+        durations[timed] = calibrated(durations[timed], ops, ~costs.changed[timed], device, options.calibration)
     return durations
 
 
-def work_ps(device: DeviceSpec, op_class: str, number_format: str, work: Work) -> int:
-    """Duration of one COMPUTE op with this work: what `durations_ps` gives it in a Program.
-
-    Raises:
-        InputError: the device has a rate or bandwidth that is not positive.
-    """
-    name = base_name(op_class)
-    if name in VIEWS | ALLOCATIONS or work == Work(0, 0, 0):
-        return 0
-    peak = _positive(device, f"{number_format} flop/s", flops_per_s(device, number_format, matrix=name in MATRIX))
-    flops, read_bytes, write_bytes = (np.array([n], np.int64) for n in (work.flops, work.read_bytes, work.write_bytes))
-    return int(_roofline_ps(device, flops, np.array([peak]), read_bytes, write_bytes)[0]) + device.op_launch_ps
+def bounds(program: Program, device: DeviceSpec | None, options: CostOptions = PLAIN) -> NDArray[np.int8]:
+    """What bounds every op by the model, int8 (n_ops,): indices of BOUNDS. Calibration leaves them as they are."""
+    codes = np.zeros(program.n_ops, np.int8)
+    timed, ops, _ = _timed(program, device, options)
+    if device is None or not len(timed):
+        return codes
+    found = terms(ops, device)
+    unit = np.where(found.unit == BROADCAST, 5, np.where(found.unit == MATRIX_UNIT, 1, 2))
+    parts = np.stack((found.compute_ps, found.load_ps, found.store_ps, found.fixed_ps))
+    of_part = np.stack((unit, np.full_like(unit, 3), np.full_like(unit, 4), np.where(ops.is_reduce, 7, 6)))
+    code = np.take_along_axis(of_part, parts.argmax(axis=0)[None], axis=0)[0]
+    codes[timed] = np.where(found.total_ps > 0, code, 0)
+    return codes
 
 
 def combine_cost(device: DeviceSpec | None, number_format: str) -> Callable[[Int64Array], Int64Array]:
@@ -80,58 +75,40 @@ def combine_cost(device: DeviceSpec | None, number_format: str) -> Callable[[Int
         return np.zeros_like
     spec = device
     bits = bits_of(number_format)
-    peak = np.array(_positive(spec, "vector flop/s", flops_per_s(spec, number_format, matrix=False)), dtype=np.int64)
+    peak = positive(spec, "vector flop/s", flops_per_s(spec, number_format, matrix=False))
+    load = positive(spec, "load bandwidth", spec.load_bytes_per_s)
+    store = positive(spec, "store bandwidth", spec.store_bytes_per_s)
 
     def cost_ps(size_bytes: Int64Array) -> Int64Array:
         size = np.asarray(size_bytes, dtype=np.int64)
-        elements = _ceil_divide(8 * size, np.int64(bits))
-        return (_roofline_ps(spec, elements, peak, 2 * size, size) + spec.combine_ps).reshape(size.shape)
+        elements = ceil_divide(8 * size, np.int64(bits))
+        longest = np.maximum(np.maximum(time_ps(elements, peak), time_ps(2 * size, load)), time_ps(size, store))
+        return (longest + spec.combine_ps).reshape(size.shape)
 
     return cost_ps
 
 
-def _peaks(program: Program, timed: Int64Array, device: DeviceSpec) -> Int64Array:
-    """Flop/s by [unit, number format] for the formats of the timed ops; unit 0 is vector, 1 is matrix."""
-    peaks = np.ones((2, len(program.number_formats)), dtype=np.int64)
-    for index in np.unique(program.number_format[timed]):
-        name = program.number_formats[index]
-        for matrix in (False, True):
-            peaks[int(matrix), index] = _positive(device, f"{name} flop/s", flops_per_s(device, name, matrix=matrix))
-    return peaks
-
-
-def _roofline_ps(
-    device: DeviceSpec, flops: Int64Array, peak: Int64Array, read_bytes: Int64Array, write_bytes: Int64Array
-) -> Int64Array:
-    """The longest of arithmetic, loads and stores, rounded up to a picosecond."""
-    load = np.int64(_positive(device, "load bandwidth", device.load_bytes_per_s))
-    store = np.int64(_positive(device, "store bandwidth", device.store_bytes_per_s))
-    longest = _time_ps(flops, peak)
-    np.maximum(longest, _time_ps(read_bytes, load), out=longest)
-    np.maximum(longest, _time_ps(write_bytes, store), out=longest)
-    return longest
-
-
-def _time_ps(amount: Int64Array, rate_per_s: Int64Array | np.int64) -> Int64Array:
-    """ceil(amount * 1e12 / rate), exactly, although the product does not fit 64 bits.
-
-    The quotient is estimated in floating point; the remainder that the estimate leaves is small, so it is exact in
-    arithmetic modulo 2**64, and corrects the estimate. Holds for durations below 2**51 ps = 37 minutes an op.
-    """
-    rate = np.asarray(rate_per_s, dtype=np.int64)
-    amount = np.atleast_1d(amount)
-    estimate = (amount * (_PS_PER_S / rate)).astype(np.int64)
-    remainder = amount * np.int64(_PS_PER_S) - estimate * rate
-    return estimate + _ceil_divide(remainder, rate)
-
-
-def _ceil_divide(numerator: Int64Array, denominator: Int64Array | np.int64) -> Int64Array:
-    """Integer division rounded up, denominator > 0."""
-    return -(-numerator // denominator)
-
-
-def _positive(device: DeviceSpec, what: str, rate: int) -> int:
-    """The rate, if it is one."""
-    if rate <= 0:
-        raise InputError(f"device {device.name}: {what} = {rate} must be > 0")
-    return rate
+def _timed(program: Program, device: DeviceSpec | None, options: CostOptions) -> tuple[Int64Array, Ops, Costs]:
+    """Ids of the ops that take time, what they ask of the device, and what all ops cost after fusion."""
+    costs = fused(program) if options.fusion else separate(program)
+    worked = (program.flops > 0) | (program.read_bytes > 0) | (program.write_bytes > 0)
+    in_place = np.array([base_name(name) in VIEWS | ALLOCATIONS for name in program.op_classes], dtype=np.bool_)
+    is_reduce = program.kind == OpKind.REDUCE
+    is_compute = (program.kind == OpKind.COMPUTE) & worked
+    if program.op_classes:
+        is_compute &= ~in_place[program.op_class]
+    timed = np.flatnonzero(is_compute | is_reduce) if device is not None else np.zeros(0, np.int64)
+    ops = Ops(
+        op_class=program.op_class[timed],
+        number_format=program.number_format[timed],
+        shape=program.shape[timed],
+        is_reduce=is_reduce[timed],
+        launched=costs.launched[timed],
+        flops=program.flops[timed],
+        read_bytes=costs.read_bytes[timed],
+        write_bytes=costs.write_bytes[timed],
+        op_classes=program.op_classes,
+        number_formats=program.number_formats,
+        shapes=program.shapes,
+    )
+    return timed, ops, costs

@@ -17,6 +17,7 @@ __all__ = [
     "OPTIMIZERS",
     "PER_INPUT_ELEMENT",
     "PER_OUTPUT_ELEMENT",
+    "POINTWISE",
     "POOLINGS",
     "VIEWS",
     "base_name",
@@ -190,6 +191,20 @@ _ONE_PER_OUTPUT = frozenset({
     "isnan", "le", "logical_and", "logical_not", "logical_or", "lt", "maximum", "minimum", "mul", "ne", "neg", "relu",
     "round", "rsub", "sign", "sub", "threshold_backward",
 })  # fmt: skip
+
+
+_WITH_NEIGHBOURS = (
+    "adaptive", "_adaptive", "_fused_rms_norm", "_softmax", "_log_softmax", "native_", "grid_sampler", "upsample",
+    "_upsample", "reduce_", "halo_", "glu", "rand", "bernoulli", "uniform", "normal", "exponential", "geometric",
+    "cauchy", "log_normal", "batch_norm_running", "batch_norm_parameters",
+)
+"""How classes begin that have flops by output element, but more to look at than the same element of their inputs."""
+
+POINTWISE = frozenset(
+    name for name in (*PER_OUTPUT_ELEMENT, *_ONE_PER_OUTPUT, "copy", "clone", "fill", "masked_fill", "where")
+    if not name.startswith(_WITH_NEIGHBOURS)
+)
+"""Op classes each of whose output elements follows from one element of every input (or one that is broadcast)."""
 
 
 def base_name(op_class: str) -> str:

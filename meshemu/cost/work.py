@@ -4,10 +4,13 @@ Flops of matrix products and convolutions are those of torch.utils.flop_counter:
 bias or for padding. One difference: torch counts the weight gradient of a grouped convolution `groups` times too often
 (as if every input channel met every output channel); here it is what a kernel does, the forward's count.
 Bytes are each input read once and each output written once, unless a formula below says otherwise.
+Shapes say what the flops are over, for devices whose units fit some shapes better than others: matrix products, of
+which a convolution is one by its implicit form (rows are output positions, columns output channels, the sum runs over
+input channels and kernel positions, groups are a batch), or the elements of the op's largest tensor.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +27,7 @@ from meshemu.cost.op_classes import (
     base_name,
 )
 from meshemu.errors import ScheduleError
+from meshemu.program.ir import Shape
 
 __all__ = ["TensorSpec", "Work", "op_work"]
 
@@ -48,11 +52,16 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Work:
-    """What an op asks of a device: arithmetic, bytes read from and bytes written to its memory."""
+    """What an op asks of a device: arithmetic, bytes read from and bytes written to its memory.
+
+    shape: what the arithmetic is over, as in a Program; empty where it is not known. It follows from the op, so that
+    works are equal if their amounts are.
+    """
 
     flops: int
     read_bytes: int
     write_bytes: int
+    shape: Shape = field(default=(), compare=False)
 
 
 Specs = Sequence[TensorSpec]
@@ -95,7 +104,10 @@ def _elementwise(name: str, inputs: Specs, outputs: Specs, attributes: Attribute
 def _convolution(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """Every position of the output (of the input, if transposed) meets every weight of the kernel."""
     x, weight = inputs[:2]
-    return _with_bytes(_convolution_flops(x, outputs[0], weight, attributes), inputs, outputs)
+    flops = _convolution_flops(x, outputs[0], weight, attributes)
+    groups, positions, inner, outer, kernel = _implicit(x, outputs[0], weight, attributes)
+    product = (groups, positions, outer, inner * kernel, x.n_elements, weight.n_elements)
+    return _with_bytes(flops, inputs, outputs, _products(product))
 
 
 def _convolution_backward(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
@@ -105,7 +117,35 @@ def _convolution_backward(name: str, inputs: Specs, outputs: Specs, attributes: 
     wants_input, wants_weight, *_ = attributes.get("output_mask", (x.shape in present, weight.shape in present))
     read = [grad_out] + [weight] * bool(wants_input) + [x] * bool(wants_weight)
     flops = (bool(wants_input) + bool(wants_weight)) * _convolution_flops(x, grad_out, weight, attributes)
-    return _with_bytes(flops, read, outputs)
+    groups, positions, inner, outer, kernel = _implicit(x, grad_out, weight, attributes)
+    of_input = (groups, positions, inner, outer * kernel, grad_out.n_elements, weight.n_elements)
+    of_weight = (groups, outer, inner * kernel, positions, grad_out.n_elements, x.n_elements)
+    wanted = [of_input] * bool(wants_input) + [of_weight] * bool(wants_weight)
+    return _with_bytes(flops, read, outputs, _products(*wanted))
+
+
+def _implicit(
+    x: TensorSpec, y: TensorSpec, weight: TensorSpec, attributes: Attributes
+) -> tuple[int, int, int, int, int]:
+    """(groups, positions, input channels of a group, output channels of a group, kernel positions) of x -> y.
+
+    Positions are those that meet every weight: of the output, or of the input if transposed. Their product with the
+    others is half the flops, also for blocks whose channels are no whole groups: these count as one group.
+    """
+    transposed = bool(attributes.get("transposed", False))
+    own, shared = weight.shape[:2]
+    positions = x.shape[0] * prod((x if transposed else y).shape[2:])
+    channels = (y if transposed else x).shape[1]
+    groups = max(1, channels // shared) if shared else 1
+    if own % groups:
+        groups = 1
+    inner, outer = (own // groups, shared) if transposed else (shared, own // groups)
+    return groups, positions, inner, outer, prod(weight.shape[2:])
+
+
+def _products(*products: tuple[int, ...]) -> Shape:
+    """Those with something to multiply."""
+    return tuple(product for product in products if prod(product[:4]))
 
 
 def _convolution_flops(x: TensorSpec, y: TensorSpec, weight: TensorSpec, attributes: Attributes) -> int:
@@ -120,7 +160,9 @@ def _matrix_product(name: str, inputs: Specs, outputs: Specs, attributes: Attrib
     b_shape = b.shape if len(b.shape) > 1 else (*b.shape, 1)
     if a.shape[-1] != b_shape[-2]:
         raise ValueError(f"{a.shape[-1]} columns meet {b_shape[-2]} rows")
-    return _with_bytes(2 * a.n_elements * b_shape[-1], inputs, outputs)
+    rows = a.shape[-2] if len(a.shape) > 1 else 1
+    product = (prod(a.shape[:-2]), rows, b_shape[-1], a.shape[-1], a.n_elements, b.n_elements)
+    return _with_bytes(2 * a.n_elements * b_shape[-1], inputs, outputs, _products(product))
 
 
 def _attention(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
@@ -128,10 +170,22 @@ def _attention(name: str, inputs: Specs, outputs: Specs, attributes: Attributes)
     backward = name.endswith("_backward")
     query, key, value = inputs[1:4] if backward else inputs[:3]
     *batch_heads, n_queries, width = query.shape
-    scores = prod(batch_heads) * n_queries * key.shape[-2]
-    value_width = value.shape[-1]
+    batch, n_keys, value_width = prod(batch_heads), key.shape[-2], value.shape[-1]
+    scores = batch * n_queries * n_keys
     flops = 2 * scores * (3 * width + 2 * value_width if backward else width + value_width)
-    return _with_bytes(flops, inputs, outputs)
+    q, k, v, out = (spec.n_elements for spec in (query, key, value, inputs[0] if backward else outputs[0]))
+    of_scores = (batch, n_queries, n_keys, width, q, k)
+    if not backward:
+        shape = _products(of_scores, (batch, n_queries, value_width, n_keys, scores, v))
+    else:
+        shape = _products(
+            of_scores,
+            (batch, n_queries, n_keys, value_width, out, v),
+            (batch, n_keys, value_width, n_queries, scores, out),
+            (batch, n_queries, width, n_keys, scores, k),
+            (batch, n_keys, width, n_queries, scores, q),
+        )
+    return _with_bytes(flops, inputs, outputs, shape)
 
 
 def _pooling(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
@@ -156,7 +210,7 @@ def _pooling(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -
 def _embedding(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """Rows are copied: of the table, only those are read that are asked for."""
     indices = inputs[-1]
-    return Work(0, indices.size_bytes + outputs[0].size_bytes, outputs[0].size_bytes)
+    return Work(0, indices.size_bytes + outputs[0].size_bytes, outputs[0].size_bytes, _elements(outputs))
 
 
 def _scatter_add(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
@@ -179,21 +233,22 @@ def _distances(name: str, inputs: Specs, outputs: Specs, attributes: Attributes)
 def _gather(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """Elements are copied: of the source, only those are read that are asked for."""
     indices = sum(spec.size_bytes for spec in inputs[1:])
-    return Work(0, indices + outputs[0].size_bytes, outputs[0].size_bytes)
+    return Work(0, indices + outputs[0].size_bytes, outputs[0].size_bytes, _elements(outputs))
 
 
 def _nll_loss(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """One element per target is picked and added."""
     log_probabilities, targets = inputs[:2]
     picked_bytes = targets.n_elements * log_probabilities.itemsize
-    return Work(targets.n_elements, targets.size_bytes + picked_bytes, sum(spec.size_bytes for spec in outputs))
+    written = sum(spec.size_bytes for spec in outputs)
+    return Work(targets.n_elements, targets.size_bytes + picked_bytes, written, _elements([targets]))
 
 
 def _nll_loss_backward(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """One element per target is set, in zeros; the log probabilities are not read."""
     grad_out, _, targets = inputs[:3]
     written = sum(spec.size_bytes for spec in outputs)
-    return Work(targets.n_elements, grad_out.size_bytes + targets.size_bytes, written)
+    return Work(targets.n_elements, grad_out.size_bytes + targets.size_bytes, written, _elements(outputs))
 
 
 def _pow(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
@@ -220,17 +275,28 @@ def _optimizer(name: str, inputs: Specs, outputs: Specs, attributes: Attributes)
 
 def _square_sum(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """Every element of every input is squared and added."""
-    return _with_bytes(2 * sum(spec.n_elements for spec in inputs), inputs, outputs)
+    elements = sum(spec.n_elements for spec in inputs)
+    return _with_bytes(2 * elements, inputs, outputs, ((elements,),) if elements else ())
 
 
 def _clip_scale(name: str, inputs: Specs, outputs: Specs, attributes: Attributes) -> Work:
     """Every element of every output is multiplied by the coefficient."""
-    return _with_bytes(sum(spec.n_elements for spec in outputs), inputs, outputs)
+    elements = sum(spec.n_elements for spec in outputs)
+    return _with_bytes(elements, inputs, outputs, ((elements,),) if elements else ())
 
 
-def _with_bytes(flops: int, read: Specs, written: Specs) -> Work:
-    """`flops`, with every block of `read` read once and every one of `written` written once."""
-    return Work(flops, sum(spec.size_bytes for spec in read), sum(spec.size_bytes for spec in written))
+def _with_bytes(flops: int, read: Specs, written: Specs, shape: Shape | None = None) -> Work:
+    """`flops`, with every block of `read` read once and every one of `written` written once; over the elements of the
+    largest of them unless `shape` says otherwise.
+    """
+    over = _elements([*read, *written]) if shape is None else shape
+    return Work(flops, sum(spec.size_bytes for spec in read), sum(spec.size_bytes for spec in written), over)
+
+
+def _elements(specs: Specs) -> Shape:
+    """The shape of an op over the elements of the largest tensor."""
+    most = max((spec.n_elements for spec in specs), default=0)
+    return ((most,),) if most else ()
 
 
 _FORMULAS: Mapping[str, Callable[[str, Specs, Specs, Attributes], Work]] = MappingProxyType({

@@ -32,6 +32,8 @@ def _clocked(clock_hz: int, source: str, grade: str, note: str) -> Figures:
         ("core.injection_bandwidth", Figure(4 * clock_hz, "B/s", _REDUCE, "inferred", f"{wavelet} each way")),
         ("core.injection_latency", Figure(
             2 * cycle_ps, "ps", _REDUCE, "published", "the ramp between core and router: 2 cycles each way")),
+        ("core.ingest_bandwidth", Figure(
+            4 * clock_hz, "B/s", _REDUCE, "inferred", f"{wavelet}: what a core takes in of operands that cores share")),
         ("core.load_bandwidth", Figure(16 * clock_hz, "B/s", _HC34, "inferred", "two reads of 64 bits a clock")),
         ("core.store_bandwidth", Figure(8 * clock_hz, "B/s", _HC34, "inferred", "one write of 64 bits a clock")),
     )
@@ -48,6 +50,10 @@ DIE: Figures = (
     ("core.matrix.fp32", Figure(4, "FLOP/clk", _HC34, "inferred", "as bf16, two lanes")),
     ("core.vector.bf16", Figure(8, "FLOP/clk", _HC34, "inferred", "as the matrix rate: there is one unit")),
     ("core.vector.fp32", Figure(4, "FLOP/clk", _HC34, "inferred", "as bf16, two lanes")),
+    ("core.matrix_unit.m", Figure(1, "count", _HC34, "inferred", "products are multiply-adds of a vector")),
+    ("core.matrix_unit.n", Figure(4, "count", _HC34, "inferred", "four lanes of 16 bits")),
+    ("core.matrix_unit.k", Figure(1, "count", _HC34, "inferred", "as m")),
+    ("core.vector_width", Figure(8, "B", _HC34, "inferred", "operands of 64 bits")),
     ("core.sram", Figure(48_000, "B", _HC34, "published", "48 kB a core")),
     ("cores", grid_figure(22, 22, _MODEL, "given", "the coarser granularity: 22 divides both sides of a die")),
     ("blocks", grid_figure(

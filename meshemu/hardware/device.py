@@ -14,6 +14,9 @@ class DeviceSpec:
     sram_bytes; load_bytes_per_s and store_bytes_per_s of all its SRAM together. op_launch_ps: fixed cost of one op.
     combine_ps: fixed cost of one combination of a received piece with the device's own (on-device reduction and
     synchronisation included).
+    How shapes fit a node, where that is known: matrix_unit (m, n, k), the products of which its matrix unit computes
+    whole ones; vector_bytes, the width of its vector pipe; ingest_bytes_per_s, what it takes in from the other nodes
+    (0: no limit). Without a matrix unit, arithmetic runs at the peak rate whatever its shape.
     """
 
     name: str
@@ -25,3 +28,6 @@ class DeviceSpec:
     store_bytes_per_s: int
     op_launch_ps: int
     combine_ps: int
+    matrix_unit: tuple[int, int, int] | None = None
+    vector_bytes: int = 0
+    ingest_bytes_per_s: int = 0

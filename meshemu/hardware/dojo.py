@@ -10,6 +10,7 @@ from meshemu.hardware.level import Level
 __all__ = ["ALTERNATIVES", "DEVICE_COSTS", "DIE", "DIES", "NODES", "SINGLE_DIE", "TILE", "TILES", "tiles"]
 
 _CC22 = "Chips and Cheese, Hot Chips 34: Tesla's Dojo Microarchitecture, 2022"
+_STH = "ServeTheHome, Tesla Dojo Custom AI Supercomputer at HC34, 2022"
 _SA = "SemiAnalysis, Tesla Dojo: Unique Packaging and Chip Design, 2021"
 _EET = "EE Times Europe, November 2021, pp. 38-40"
 _HC34 = "Hot Chips 34 slides, Dojo: Super-Compute System Scaling for ML Training"
@@ -50,6 +51,10 @@ DIE: Figures = (
     ("node.vector.bf16", Figure(64, "FLOP/clk", _CC22, "inferred", "512-bit SIMD pipe: 32 lanes, multiply-add")),
     ("node.vector.cfp8", Figure(64, "FLOP/clk", _CC22, "assumed", "a storage format, computed in the bf16 lanes")),
     ("node.vector.fp32", Figure(32, "FLOP/clk", _CC22, "inferred", "512-bit SIMD pipe: 16 lanes, multiply-add")),
+    ("node.matrix_unit.m", Figure(8, "count", _CC22, "published", "8x8x4: rows of the result")),
+    ("node.matrix_unit.n", Figure(8, "count", _CC22, "published", "8x8x4: columns of the result")),
+    ("node.matrix_unit.k", Figure(4, "count", _CC22, "published", "8x8x4: terms of each sum in a clock")),
+    ("node.vector_width", Figure(64, "B", _CC22, "published", "512-bit SIMD pipe")),
     ("node.sram", Figure(1_250_000, "B", _CC22, "published", "354 of them are 442.5 MB; 440 MB is quoted, rounded")),
     ("node.load_bandwidth", Figure(
         400_000_000_000, "B/s", _NOTES, "second-hand",
@@ -60,6 +65,9 @@ DIE: Figures = (
     ("node.injection_bandwidth", Figure(
         128_000_000_000, "B/s", _NOTES, "second-hand",
         "one 64 B packet read and one written a clock, each way; applies where nodes are the devices")),
+    ("node.ingest_bandwidth", Figure(
+        128_000_000_000, "B/s", _NOTES, "second-hand",
+        "one 64 B packet written to SRAM a clock: what a node takes in of the operands that nodes share")),
     ("nodes", grid_figure(18, 20, "20 links x 512 GB/s make the published 10 TB/s", "inferred",
                           "only 354 usable nodes are published")),
     ("die.nodes", Figure(354, "count", _CC22, "published", "usable nodes; where the 6 spares are is unpublished")),
@@ -86,6 +94,18 @@ TILE: Figures = (
     ("tile.power", Figure(
         15_000, "W", _SA, "published", "52 V at 288 A; 25 dies make 10 kW of it, the rest goes to voltage regulators")),
     ("tile_edge.energy", _NO_ENERGY),
+    ("interface.per_edge", Figure(
+        5, "count", _STH, "published", "interface processors at most, along an outer edge of a tile: one to a die")),
+    ("interface.pcie_bandwidth", Figure(
+        32_000_000_000, "B/s", _HC34, "published", "from a host into the memory of one interface processor")),
+    ("interface.host_bandwidth", Figure(
+        32_000_000_000, "B/s", _MODEL, "assumed",
+        "unpublished; what hosts make ready for one interface processor. Taken not to be less than its PCIe carries")),
+    ("interface.memory_bandwidth", Figure(800_000_000_000, "B/s", _HC34, "published", "HBM")),
+    ("interface.link_bandwidth", Figure(
+        900_000_000_000, "B/s", _HC34, "published", "to the edge of the tile; direction not stated")),
+    ("interface.link_latency", Figure(
+        200_000, "ps", _MODEL, "assumed", "unpublished; taken to be that between tiles. Sweep 100 to 500 ns")),
 )
 
 SINGLE_DIE: Figures = (("dies", grid_figure(1, 1, "the preset", "given")),)

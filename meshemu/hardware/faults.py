@@ -1,13 +1,22 @@
-"""Dead devices and dead links: reading them from user input and checking them against the grid."""
+"""Dead devices, dead links and slow links: reading them from user input and checking them against the grid."""
 
 from collections.abc import Sequence
 
 from meshemu.errors import InputError
 
-__all__ = ["LinkEnds", "Position", "check_faults", "parse_dead", "parse_dead_links"]
+__all__ = [
+    "LinkEnds",
+    "Position",
+    "SlowLink",
+    "check_faults",
+    "parse_dead",
+    "parse_dead_links",
+    "parse_slow_links",
+]
 
 Position = tuple[int, int]
 LinkEnds = tuple[Position, Position]
+SlowLink = tuple[Position, Position, int]
 
 
 def parse_dead(value: object) -> tuple[Position, ...]:
@@ -28,15 +37,48 @@ def parse_dead_links(value: object) -> tuple[LinkEnds, ...]:
     return tuple(sorted(pairs))
 
 
-def check_faults(rows: int, cols: int, dead: Sequence[Position], dead_links: Sequence[LinkEnds]) -> None:
+def parse_slow_links(value: object) -> tuple[SlowLink, ...]:
+    """[[[row, col], [row, col], factor], ...], each a directed link and by what its bandwidth is divided, as a sorted
+    tuple; InputError if it is something else, or a link is given twice.
+    """
+    wrong = f"slow_links = {value!r} is not a list of [[row, col], [row, col], factor], from one device to a neighbour"
+    links: dict[LinkEnds, int] = {}
+    for item in _items(value, wrong):
+        parts = _items(item, wrong)
+        factor = parts[2] if len(parts) == 3 else None
+        if not isinstance(factor, int) or isinstance(factor, bool):
+            raise InputError(wrong)
+        ends = _position(parts[0], wrong), _position(parts[1], wrong)
+        if factor < 1:
+            raise InputError(f"slow_links: the factor of {ends[0]} to {ends[1]} is {factor}, it must be at least 1")
+        if ends in links:
+            raise InputError(f"slow_links: {ends[0]} to {ends[1]} is given twice")
+        links[ends] = factor
+    return tuple((src, dst, factor) for (src, dst), factor in sorted(links.items()))
+
+
+def check_faults(
+    rows: int,
+    cols: int,
+    dead: Sequence[Position],
+    dead_links: Sequence[LinkEnds],
+    slow_links: Sequence[SlowLink] = (),
+) -> None:
     """InputError unless all positions are in the grid, links join neighbours, and some device is alive."""
-    for key, positions in (("dead", dead), ("dead_links", [end for ends in dead_links for end in ends])):
+    slow = [ends[:2] for ends in slow_links]
+    linked = {"dead_links": dead_links, "slow_links": slow}
+    checked = {"dead": list(dead)} | {key: [end for ends in links for end in ends] for key, links in linked.items()}
+    for key, positions in checked.items():
         for row, col in positions:
             if not (0 <= row < rows and 0 <= col < cols):
                 raise InputError(f"{key}: there is no device ({row},{col}) in a grid of {rows} x {cols} devices")
-    for (row, col), (other_row, other_col) in dead_links:
-        if abs(row - other_row) + abs(col - other_col) != 1:
-            raise InputError(f"dead_links: devices ({row},{col}) and ({other_row},{other_col}) are not neighbours")
+    for key, links in linked.items():
+        for (row, col), (other_row, other_col) in links:
+            if abs(row - other_row) + abs(col - other_col) != 1:
+                raise InputError(f"{key}: devices ({row},{col}) and ({other_row},{other_col}) are not neighbours")
+    for src, dst in slow:
+        if src in dead or dst in dead or (min(src, dst), max(src, dst)) in dead_links:
+            raise InputError(f"slow_links: the link from {src} to {dst} is dead, or one of its ends is")
     if len(dead) == rows * cols:
         raise InputError(f"dead: all {rows} x {cols} devices are dead")
 

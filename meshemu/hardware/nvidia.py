@@ -44,6 +44,13 @@ _GPU: Figures = (
         19_500_000_000_000, "FLOP/s", _SHEET, "published", "IEEE fp32; TF32 on tensor cores would give 156 TFLOP/s")),
     ("gpu.vector.bf16", Figure(39_000_000_000_000, "FLOP/s", _SHEET, "published", "outside the tensor cores")),
     ("gpu.vector.fp32", Figure(19_500_000_000_000, "FLOP/s", _SHEET, "published")),
+    ("gpu.nodes", Figure(108, "count", _SHEET, "published", "streaming multiprocessors")),
+    ("gpu.matrix_unit.m", Figure(
+        32, "count", _MODEL, "inferred",
+        "products of 16 x 8 x 16 on the four tensor cores of a multiprocessor, two by two")),
+    ("gpu.matrix_unit.n", Figure(16, "count", _MODEL, "inferred", "as m; libraries use tiles of up to 256 x 128")),
+    ("gpu.matrix_unit.k", Figure(16, "count", _MODEL, "inferred", "as m")),
+    ("gpu.vector_width", Figure(256, "B", _SHEET, "published", "64 fp32 lanes of a multiprocessor")),
     ("gpu.sram", Figure(
         80_000_000_000, "B", _SHEET, "published", "its HBM, which holds what a die holds in SRAM")),
     ("gpu.load_bandwidth", Figure(

@@ -116,11 +116,7 @@ def wafer_chain_reduce(n_cores: int, n_wavelets: int) -> Figure:
 
 NOT_MODELLED = (
     ("interface processor memory", Figure(32_000_000_000, "B", _HC34, "published", "HBM")),
-    ("interface processor memory bandwidth", Figure(800_000_000_000, "B/s", _HC34, "published")),
-    ("interface processor to tile", Figure(900_000_000_000, "B/s", _HC34, "published", "direction not stated")),
-    ("interface processor to host", Figure(32_000_000_000, "B/s", _HC34, "published", "PCIe")),
     ("interface processor to Ethernet", Figure(50_000_000_000, "B/s", _HC34, "published", "TTPoE, the Z plane")),
-    ("interface processors per tile edge", Figure(5, "count", _STH, "published", "at most")),
     ("Ethernet one way", Figure(
         1_300_000, "ps", "an attendee's transcription of the Hot Chips 2024 TTPoE talk", "second-hand")),
 )

@@ -19,7 +19,15 @@ from typing import Any
 from meshemu.errors import InputError
 from meshemu.hardware.aggregate import device_spec, spec_figures
 from meshemu.hardware.device import DeviceSpec
-from meshemu.hardware.faults import LinkEnds, Position, check_faults, parse_dead, parse_dead_links
+from meshemu.hardware.faults import (
+    LinkEnds,
+    Position,
+    SlowLink,
+    check_faults,
+    parse_dead,
+    parse_dead_links,
+    parse_slow_links,
+)
 from meshemu.hardware.figure import Figure, Figures, grid_figure
 from meshemu.hardware.level import Level
 from meshemu.hardware.presets import preset
@@ -33,7 +41,8 @@ class System:
     """One machine at one device granularity. Build it by `preset`, `grid` or `from_json`.
 
     levels: inner first; devices: the unit of one of them. dead: (row, col) of dead devices, None for the preset's own
-    choice; dead_links: pairs of neighbouring devices between which both directed links are dead.
+    choice; dead_links: pairs of neighbouring devices between which both directed links are dead; slow_links: directed
+    links (from, to, factor) whose bandwidth is divided by a factor.
     InputError is raised where the figures do not fit together.
     """
 
@@ -44,6 +53,7 @@ class System:
     entries: Figures
     dead: tuple[Position, ...] | None = None
     dead_links: tuple[LinkEnds, ...] = ()
+    slow_links: tuple[SlowLink, ...] = ()
 
     def __post_init__(self) -> None:
         units = [level.unit for level in self.levels]
@@ -57,7 +67,7 @@ class System:
                     f"{outer.unit}.{inner.grid} = {self._live_units(inner, outer)} > {inner.grid} = {rows} x {cols}"
                 )
         self._check_switches()
-        check_faults(self.rows, self.cols, self.dead_devices(), self.dead_links)
+        check_faults(self.rows, self.cols, self.dead_devices(), self.dead_links, self.slow_links)
 
     @classmethod
     def preset(cls, name: str, devices: str | None = None, figures: Mapping[str, str] | None = None) -> System:
@@ -111,25 +121,29 @@ class System:
     def override(self, values: Mapping[str, object]) -> System:
         """This machine with some figures replaced, by key: {"tile_edge.bandwidth": "9 TB/s", "tiles": [3, 40]}.
 
-        Beside the keys of `figures()`: dead = [[row, col], ...] and dead_links = [[[row, col], [row, col]], ...], in
-        coordinates of devices. InputError names the key that is unknown, with the valid ones, or that does not fit.
+        Beside the keys of `figures()`, in coordinates of devices: dead = [[row, col], ...], dead_links = [[[row, col],
+        [row, col]], ...] and slow_links = [[[row, col], [row, col], factor], ...]. InputError names the key that is
+        unknown, with the valid ones, or that does not fit.
         """
         entries = dict(self.entries)
-        dead, dead_links = self.dead, self.dead_links
+        dead, dead_links, slow_links = self.dead, self.dead_links, self.slow_links
         counted = self._counted_by_dead()
         for key, value in values.items():
             if key == "dead":
                 dead = parse_dead(value)
             elif key == "dead_links":
                 dead_links = parse_dead_links(value)
+            elif key == "slow_links":
+                slow_links = parse_slow_links(value)
             elif key in counted:
                 raise InputError(f"{key} follows from the dead {self.devices}s here: give dead = [[row, col], ...]")
             elif key in entries:
                 entries[key] = entries[key].overridden(key, value)
             else:
-                valid = ", ".join([*entries, "dead", "dead_links"])
+                valid = ", ".join([*entries, "dead", "dead_links", "slow_links"])
                 raise InputError(f"unknown figure {key!r} of {self.name}; it has {valid}")
-        return replace(self, entries=tuple(entries.items()), dead=dead, dead_links=dead_links)
+        faulty = replace(self, dead=dead, dead_links=dead_links, slow_links=slow_links)
+        return replace(faulty, entries=tuple(entries.items()))
 
     def figure(self, key: str) -> Figure:
         """The figure of this key; KeyError if there is none."""
@@ -262,6 +276,8 @@ class System:
         if len(set(kinds.values())) > 1:
             words = ", ".join(f"{unit}s by {'a switch' if switched else 'links'}" for unit, switched in kinds.items())
             raise InputError(f"{self.name} with {self.devices}s as devices: switch all levels or none, not {words}")
+        if self.switched and self.slow_links:
+            raise InputError(f"slow_links: the {self.devices}s of {self.name} are joined by switches")
         if self.switched and self.dead_links:
             raise InputError(f"dead_links: the {self.devices}s of {self.name} are joined by switches: give dead")
 

@@ -15,12 +15,13 @@ __all__ = ["ARRAY_FIELDS", "TABLE_FIELDS", "arrays", "equal", "from_arrays", "ta
 ARRAY_FIELDS: Mapping[str, type[np.generic]] = {
     "kind": np.int8, "device": np.int32, "label": np.int32, "op_class": np.int16, "number_format": np.int8,
     "flops": np.int64, "read_bytes": np.int64, "write_bytes": np.int64, "message": np.int64, "collective": np.int32,
-    "chunk_lo": np.int32, "chunk_hi": np.int32, "src": np.int32, "dst": np.int32, "size_bytes": np.int64,
+    "chunk_lo": np.int32, "chunk_hi": np.int32, "shape": np.int32, "producer": np.int64, "producer_bytes": np.int64,
+    "src": np.int32, "dst": np.int32, "size_bytes": np.int64,
     "send_op": np.int64, "recv_op": np.int64, "dep_ptr": np.int64, "dep": np.int64,
 }
 """Array fields of a Program and their types."""
 
-TABLE_FIELDS = ("n_devices", "labels", "op_classes", "number_formats", "collectives")
+TABLE_FIELDS = ("n_devices", "labels", "op_classes", "number_formats", "shapes", "collectives")
 """The other fields of a Program."""
 
 
@@ -36,6 +37,7 @@ def tables(program: Program) -> dict[str, Any]:
         "labels": list(program.labels),
         "op_classes": list(program.op_classes),
         "number_formats": list(program.number_formats),
+        "shapes": [[list(part) for part in shape] for shape in program.shapes],
         "collectives": [
             {**dataclasses.asdict(use), "devices": list(use.devices), "grid": list(use.grid)}
             for use in program.collectives
@@ -64,6 +66,7 @@ def from_arrays(columns: Mapping[str, NDArray[Any]], named: Mapping[str, Any]) -
         labels=tuple(named["labels"]),
         op_classes=tuple(named["op_classes"]),
         number_formats=tuple(named["number_formats"]),
+        shapes=tuple(tuple(tuple(part) for part in shape) for shape in named["shapes"]),
         collectives=uses,
     )
 

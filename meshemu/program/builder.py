@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from meshemu.errors import ScheduleError
-from meshemu.program.ir import CollectiveUse, OpKind, Program
+from meshemu.program.ir import CollectiveUse, OpKind, Program, Shape
 
 __all__ = ["ProgramBuilder"]
 
@@ -52,6 +52,7 @@ _OP_COLUMNS = {
     "kind": np.int8, "device": np.int32, "label": np.int32, "op_class": np.int16, "number_format": np.int8,
     "flops": np.int64, "read_bytes": np.int64, "write_bytes": np.int64, "message": np.int64,
     "collective": np.int32, "chunk_lo": np.int32, "chunk_hi": np.int32,
+    "shape": np.int32, "producer": np.int64, "producer_bytes": np.int64,
 }
 _MESSAGE_COLUMNS = {"src": np.int32, "dst": np.int32, "size_bytes": np.int64, "send_op": np.int64, "recv_op": np.int64}
 _EDGE_COLUMNS = {"op": np.int64, "on": np.int64}
@@ -73,6 +74,7 @@ class ProgramBuilder:
         self._messages = {name: _Column(dtype) for name, dtype in _MESSAGE_COLUMNS.items()}
         self._edges = {name: _Column(dtype) for name, dtype in _EDGE_COLUMNS.items()}
         self._labels, self._op_classes, self._number_formats = _Table(), _Table(), _Table()
+        self._shapes: dict[Shape, int] = {}
         self._collectives: list[CollectiveUse] = []
 
     @property
@@ -83,12 +85,21 @@ class ProgramBuilder:
     def compute(
         self, device: ArrayLike, *, label: str, op_class: str, number_format: str,
         flops: ArrayLike, read_bytes: ArrayLike, write_bytes: ArrayLike,
+        shape: ArrayLike = -1, producer: ArrayLike = -1, producer_bytes: ArrayLike = 0,
     ) -> NDArray[np.int64]:
-        """One COMPUTE op per entry of `device`; the work arguments broadcast. Returns their ids."""
+        """One COMPUTE op per entry of `device`; the work arguments broadcast. Returns their ids.
+
+        shape: numbers that `shape` gave. producer, producer_bytes: as in a Program.
+        """
         return self._add(
             OpKind.COMPUTE, device, label=label, op_class=op_class, number_format=number_format,
             flops=flops, read_bytes=read_bytes, write_bytes=write_bytes,
+            shape=shape, producer=producer, producer_bytes=producer_bytes,
         )
+
+    def shape(self, shape: Shape) -> int:
+        """The number of a shape, for `compute`; -1 for an empty one, which says that it is not known."""
+        return self._shapes.setdefault(shape, len(self._shapes)) if shape else -1
 
     def reduce(
         self, device: ArrayLike, *, label: str, op_class: str, number_format: str,
@@ -163,6 +174,7 @@ class ProgramBuilder:
             labels=self._labels.names(),
             op_classes=self._op_classes.names(),
             number_formats=self._number_formats.names(),
+            shapes=tuple(self._shapes),
             collectives=tuple(self._collectives),
         )
 
@@ -170,6 +182,7 @@ class ProgramBuilder:
         self, kind: OpKind, device: ArrayLike, *, label: str, op_class: str = "", number_format: str = "",
         flops: ArrayLike = 0, read_bytes: ArrayLike = 0, write_bytes: ArrayLike = 0,
         message: ArrayLike = -1, collective: ArrayLike = -1, chunk_lo: ArrayLike = 0, chunk_hi: ArrayLike = 0,
+        shape: ArrayLike = -1, producer: ArrayLike = -1, producer_bytes: ArrayLike = 0,
     ) -> NDArray[np.int64]:
         device = np.atleast_1d(device)
         count = len(device)
@@ -180,6 +193,7 @@ class ProgramBuilder:
             "op_class": self._op_classes.intern(op_class), "number_format": self._number_formats.intern(number_format),
             "flops": flops, "read_bytes": read_bytes, "write_bytes": write_bytes, "message": message,
             "collective": collective, "chunk_lo": chunk_lo, "chunk_hi": chunk_hi,
+            "shape": shape, "producer": producer, "producer_bytes": producer_bytes,
         }
         for name, column in self._ops.items():
             column.append(row[name], count)

@@ -23,7 +23,11 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CollectiveUse", "OpKind", "Program"]
+__all__ = ["CollectiveUse", "OpKind", "Program", "Shape"]
+
+Shape = tuple[tuple[int, ...], ...]
+"""What the arithmetic of an op is over: of a vector op ((elements,),), of its matrix products one (batch, m, n, k,
+elements of the left operand, elements of the right one) each."""
 
 
 class OpKind(IntEnum):
@@ -63,7 +67,9 @@ class Program:
 
     Ops (n): kind int8; device int32; label int32 -> labels; op_class int16 -> op_classes; number_format int8 ->
     number_formats; flops, read_bytes, write_bytes int64; message int64 (-1: none); collective int32 (-1: none);
-    chunk_lo, chunk_hi int32 (chunk range of the collective's buffer that a SEND/RECV/REDUCE touches, else 0, 0).
+    chunk_lo, chunk_hi int32 (chunk range of the collective's buffer that a SEND/RECV/REDUCE touches, else 0, 0);
+    shape int32 -> shapes (-1: not known); producer int64, producer_bytes int64 (a pointwise op that alone reads the
+    block of so many bytes that op `producer`, earlier on the same device, made; else -1, 0).
     Messages (m): src, dst int32; size_bytes int64; send_op, recv_op int64 (either may be shared by a tree).
     Dependencies, CSR: op i waits for dep[dep_ptr[i]:dep_ptr[i+1]], all on the same device as i.
     """
@@ -81,6 +87,9 @@ class Program:
     collective: NDArray[np.int32]
     chunk_lo: NDArray[np.int32]
     chunk_hi: NDArray[np.int32]
+    shape: NDArray[np.int32]
+    producer: NDArray[np.int64]
+    producer_bytes: NDArray[np.int64]
     src: NDArray[np.int32]
     dst: NDArray[np.int32]
     size_bytes: NDArray[np.int64]
@@ -91,6 +100,7 @@ class Program:
     labels: tuple[str, ...]
     op_classes: tuple[str, ...]
     number_formats: tuple[str, ...]
+    shapes: tuple[Shape, ...]
     collectives: tuple[CollectiveUse, ...]
 
     @property

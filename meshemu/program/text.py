@@ -10,6 +10,9 @@
     1 device 0 send message 0 to 1 bytes 32 collective 0 chunks 0:1 label "gradients" after 0
     2 device 1 recv message 0 from 0 bytes 32 collective 0 chunks 0:1 label "gradients"
 
+An op with a known shape names its row of the table `shapes [[[4096]], ...]`, and one that alone reads a block names
+the op that made it and its bytes, `producer 0:8` (docs/cost-model.md).
+
 The SEND of a multicast and the RECV of a reduction in the network name all their messages and devices:
 
     0 device 0 send message 0,1 to 1,2 bytes 32 label "parameters"
@@ -38,8 +41,12 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|\S+')
 _BARE = re.compile(r"[A-Za-z_][\w.+-]*")
 _KINDS = {kind.name.lower(): kind for kind in OpKind}
 _TABLES = {"labels": "label", "op_classes": "op_class", "number_formats": "number_format"}
+_SHAPES = "shapes"
 _COUNTS = {"flops": "flops", "read": "read_bytes", "write": "write_bytes"}
-_OP_FIELDS = ("class", "format", *_COUNTS, "message", "to", "from", "bytes", "collective", "chunks", "label", "after")
+_OP_FIELDS = (
+    "class", "format", *_COUNTS, "shape", "producer", "message", "to", "from", "bytes", "collective", "chunks", "label",
+    "after",
+)
 
 
 def to_text(program: Program) -> str:
@@ -47,6 +54,8 @@ def to_text(program: Program) -> str:
     _check_message_ops(program)
     lines = [_FIRST_LINE, f"devices {program.n_devices}"]
     lines += [f"{table} {json.dumps(list(getattr(program, table)))}" for table in _TABLES]
+    if program.shapes:
+        lines.append(f"{_SHAPES} {json.dumps(program.shapes)}")
     lines += [_collective_line(index, use) for index, use in enumerate(program.collectives)]
     lines += _op_lines(program)
     return "\n".join(lines) + "\n"
@@ -95,7 +104,7 @@ def _collective_line(index: int, use: CollectiveUse) -> str:
 def _op_lines(p: Program) -> Iterator[str]:
     columns = {name: getattr(p, name).tolist() for name in (
         "kind", "device", "label", "op_class", "number_format", *_COUNTS.values(), "message", "collective",
-        "chunk_lo", "chunk_hi", "src", "dst", "size_bytes", "dep_ptr", "dep",
+        "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes", "src", "dst", "size_bytes", "dep_ptr", "dep",
     )}
     messages_of: defaultdict[int, list[int]] = defaultdict(list)
     for ops in (p.send_op.tolist(), p.recv_op.tolist()):
@@ -111,6 +120,10 @@ def _op_lines(p: Program) -> Iterator[str]:
         if p.number_formats[columns["number_format"][op]]:
             words.append(f"format {formats[columns['number_format'][op]]}")
         words += [f"{word} {columns[name][op]}" for word, name in _COUNTS.items() if columns[name][op]]
+        if columns["shape"][op] != -1:
+            words.append(f"shape {columns['shape'][op]}")
+        if columns["producer"][op] != -1:
+            words.append(f"producer {columns['producer'][op]}:{columns['producer_bytes'][op]}")
         if kind in (OpKind.SEND, OpKind.RECV):
             side, end = ("to", "dst") if kind == OpKind.SEND else ("from", "src")
             peers = ",".join(str(columns[end][number]) for number in messages_of[op])
@@ -139,8 +152,9 @@ class _Reader:
         self._collectives: list[dict[str, Any]] = []
         self._ops: dict[str, list[int]] = {name: [] for name in (
             "kind", "device", "label", "op_class", "number_format", *_COUNTS.values(), "message", "collective",
-            "chunk_lo", "chunk_hi",
+            "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes",
         )}
+        self._shapes: list[Any] = []
         self._dep: list[int] = []
         self._dep_ptr = [0]
         self._sent: dict[int, tuple[int, int, int, int]] = {}
@@ -159,6 +173,8 @@ class _Reader:
             self._names[words[0]] = {name: index for index, name in enumerate(names)}
             if len(self._names[words[0]]) != len(names):
                 raise ValueError(f"{words[0]} names one entry twice")
+        elif words[0] == _SHAPES:
+            self._shapes = json.loads(line.strip()[len(_SHAPES) :])
         elif words[0] == "collective":
             self._collective(words)
         elif words[0].isdecimal():
@@ -181,7 +197,8 @@ class _Reader:
         table = np.array(messages, np.int64).reshape(-1, 5)
         columns: dict[str, Any] = {**self._ops, "dep": self._dep, "dep_ptr": self._dep_ptr}
         columns |= dict(zip(("src", "dst", "size_bytes", "send_op", "recv_op"), table.T, strict=True))
-        named = {name: list(names) for name, names in self._names.items()}
+        named: dict[str, Any] = {name: list(names) for name, names in self._names.items()}
+        named[_SHAPES] = self._shapes
         return from_arrays(columns, {"n_devices": self._n_devices, "collectives": self._collectives, **named})
 
     def _collective(self, words: list[str]) -> None:
@@ -209,10 +226,12 @@ class _Reader:
             raise ValueError(f"unknown kind {words[3]!r}; known: {', '.join(_KINDS)}")
         device, kind, fields = int(words[2]), _KINDS[words[3]], _fields(words[4:], _OP_FIELDS)
         lo, _, hi = fields.get("chunks", "0:0").partition(":")
+        producer, _, producer_bytes = fields.get("producer", "-1:0").partition(":")
         numbers = _numbers(fields.get("message", "-1"))
         row = {
             "kind": int(kind), "device": device, "message": numbers[0],
             "collective": int(fields.get("collective", -1)), "chunk_lo": int(lo), "chunk_hi": int(hi),
+            "shape": int(fields.get("shape", -1)), "producer": int(producer), "producer_bytes": int(producer_bytes),
             **{name: int(fields.get(word, 0)) for word, name in _COUNTS.items()},
         }
         for (table, name), word in zip(_TABLES.items(), ("label", "class", "format"), strict=True):

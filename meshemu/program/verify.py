@@ -23,7 +23,7 @@ __all__ = ["verify"]
 
 _OPS = (
     "kind", "device", "label", "op_class", "number_format", "flops", "read_bytes", "write_bytes", "message",
-    "collective", "chunk_lo", "chunk_hi",
+    "collective", "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes",
 )
 _MESSAGES = ("src", "dst", "size_bytes", "send_op", "recv_op")
 
@@ -64,6 +64,7 @@ def _check_arrays(p: Program) -> None:
         "collective": (-1, len(p.collectives)), "dep": (0, p.n_ops), "src": (0, p.n_devices),
         "dst": (0, p.n_devices), "send_op": (0, p.n_ops), "recv_op": (0, p.n_ops),
         "flops": (0, None), "read_bytes": (0, None), "write_bytes": (0, None), "size_bytes": (1, None),
+        "shape": (-1, len(p.shapes)), "producer": (-1, p.n_ops), "producer_bytes": (0, None),
     }
     for name, (low, high) in limits.items():
         column = getattr(p, name)
@@ -72,8 +73,26 @@ def _check_arrays(p: Program) -> None:
             at, row = int(np.argmax(wrong)), "message" if name in _MESSAGES else "dep" if name == "dep" else "op"
             bound = f"at least {low}" if high is None else f"in [{low}, {high})"
             raise ScheduleError(f"{row} {at}: {name} = {column[at]} must be {bound}")
+    _check_producers(p)
     for index, use in enumerate(p.collectives):
         _check_use(index, use, p.n_devices)
+
+
+def _check_producers(p: Program) -> None:
+    """Producers come earlier on the same device, and what is read alone is no more than what they made."""
+    op = np.flatnonzero(p.producer >= 0)
+    made, size = p.producer[op], p.producer_bytes[op]
+    taken = np.zeros(p.n_ops, np.int64)
+    np.add.at(taken, made, size)
+    fits = (size <= p.read_bytes[op]) & (taken[made] <= p.write_bytes[made])
+    before = (made < op) & (p.device[made] == p.device[op])
+    wrong = ~(fits & before & (p.kind[op] == OpKind.COMPUTE) & (p.kind[made] == OpKind.COMPUTE))
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise ScheduleError(
+            f"{describe_op(p, int(op[at]))} cannot alone read {size[at]} bytes that "
+            f"{describe_op(p, int(made[at]))} made"
+        )
 
 
 def _check_use(use_index: int, use: CollectiveUse, n_devices: int) -> None:

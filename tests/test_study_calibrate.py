@@ -1,0 +1,166 @@
+"""Calibration: a table replaces the model, files round trip and are refused by row, this machine is measured."""
+
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import meshemu
+from meshemu import cli
+from meshemu.cost import Calibration, CostOptions, Measured, durations_ps, read_calibration, work_ps, write_calibration
+from meshemu.cost.calibrated import factors
+from meshemu.cost.calibration import COLUMNS
+from meshemu.errors import InputError
+from meshemu.execute.data_parallel import average
+from meshemu.execute.host_steps import host_step
+from meshemu.execute.measuring import measured_s
+from meshemu.hardware import DeviceSpec
+from meshemu.program.builder import ProgramBuilder
+from meshemu.runtime.local import SingleComm, run_ranks
+from meshemu.study import calibrate, this_machine
+from meshemu.study.host import UNMEASURED, core, prepared_step
+
+CHIP = DeviceSpec("chip", 1, {"fp32": 10**12}, {"fp32": 10**12}, 10**9, 10**12, 10**12, 0, 0)
+ADD = ("add", "fp32", ((100,),), 100, 800, 400)  # 800 B at 1 TB/s: 800 ps by the model
+RELU = ("relu", "fp32", ((100,),), 100, 400, 400)  # 400 ps
+
+
+def table(*rows: tuple[Any, ...]) -> Calibration:
+    return Calibration("here", tuple(Measured(*row) for row in rows))
+
+
+def program(*ops: tuple[Any, ...], producer: int = -1) -> Any:
+    builder = ProgramBuilder(1)
+    for at, (name, number_format, shape, flops, read_bytes, write_bytes) in enumerate(ops):
+        fused = at == 1 and producer >= 0
+        builder.compute(
+            0, label=name, op_class=name, number_format=number_format, flops=flops, read_bytes=read_bytes,
+            write_bytes=write_bytes, shape=builder.shape(shape), producer=producer if fused else -1,
+            producer_bytes=400 if fused else 0,
+        )  # fmt: skip
+    return builder.build()
+
+
+def test_rows_that_match_replace_the_model_and_others_scale_their_class() -> None:
+    twice, half = ("add", "fp32", ((200,),), 200, 1600, 800), ("add", "fp32", ((50,),), 50, 400, 200)
+    known = table((*ADD, 5000), (*twice, 3200), (*half, 800))  # 6.25, 2 and 2 times the model's 800, 1600, 400
+    assert factors(CHIP, known) == {"add": 2.0}
+    other = ("add", "fp32", ((10,),), 10, 80, 40)
+    times = durations_ps(program(ADD, other, RELU), CHIP, CostOptions(calibration=known))
+    assert times.tolist() == [5000, 160, 400], "measured; twice the model; a class that the table does not have"
+    for changed in range(2, 6):  # each part of the key counts
+        near = list(ADD)
+        near[changed] = ((101,),) if changed == 2 else near[changed] + 8
+        model = work_ps(CHIP, "add", "fp32", meshemu.cost.Work(*near[3:], near[2]))
+        assert durations_ps(program(tuple(near)), CHIP, CostOptions(calibration=known)).tolist() == [2 * model]
+
+
+def test_reductions_and_fused_ops_take_no_measured_time() -> None:
+    known = table((*ADD, 5000), (*RELU, 7000))
+    together = durations_ps(program(ADD, RELU, producer=0), CHIP, CostOptions(True, known))
+    # add keeps its 800 B of loads, times 5000 / 800; relu, without its load, its 400 B of stores, times 7000 / 400.
+    assert together.tolist() == [5000, 7000]
+    slow = table((*ADD, 5000), ("add", "fp32", ((1,),), 1, 8, 4, 8), ("add", "fp32", ((2,),), 2, 16, 8, 16))
+    assert durations_ps(program(ADD, RELU, producer=0), CHIP, CostOptions(True, slow)).tolist() == [800, 400]
+    builder = ProgramBuilder(1)
+    builder.reduce(0, label="r", op_class="add", number_format="fp32", flops=100, read_bytes=800, write_bytes=400)
+    assert durations_ps(builder.build(), CHIP, CostOptions(calibration=known)).tolist() == [800]
+
+
+def test_a_file_holds_the_table(tmp_path: Path) -> None:
+    rows = (
+        Measured(*ADD, 5000), Measured("mm", "fp32", ((1, 2, 3, 4, 8, 12), (2, 2, 2, 2, 8, 8)), 80, 80, 24, 9),
+        Measured("message", "", (), 0, 64, 64, 700),
+    )  # fmt: skip
+    write_calibration(tmp_path / "cpu.csv", rows)
+    assert read_calibration(tmp_path / "cpu.csv").rows == rows
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("add,fp32,100,1,2,3", "row 1: time_ps = None is not a whole number"),
+        ("add,fp32,100,1,2,3,-4", "row 1: time_ps = '-4' is not a whole number"),
+        ("add,fp32,1x2,1,2,3,4", "row 1: shape = '1x2' is neither"),
+        (",fp32,5,1,2,3,4", "row 1: op_class is empty"),
+        ("add,fp32,5,1,2,3,4\nadd,fp32,5,1,2,3,9", "row 2 measures the same as row 1"),
+        ("", "holds no rows"),
+    ],
+)
+def test_a_bad_row_is_named(line: str, said: str, tmp_path: Path) -> None:
+    path = tmp_path / "cpu.csv"
+    path.write_text(",".join(COLUMNS) + "\n" + line)
+    with pytest.raises(InputError, match=said):
+        read_calibration(path)
+
+
+def test_a_file_without_the_columns_or_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cpu.csv").write_text("op,time\n")
+    with pytest.raises(InputError, match="lacks the columns op_class"):
+        read_calibration(tmp_path / "cpu.csv")
+    with pytest.raises(InputError, match="No such file"):
+        meshemu.TimingOptions(calibration=str(tmp_path / "none.csv"))
+
+
+def test_every_operator_of_a_step_is_in_the_table() -> None:
+    """What is measured for a step is what its Program asks for, whatever the model."""
+    budget = calibrate.Budget(1e-4, 1e-3)
+    step = host_step("mlp", 2)
+    prepared, operators = prepared_step(step, UNMEASURED), calibrate.Operators(budget, SingleComm())
+    operators.measure(step, prepared)
+    rows = operators.rows
+    known = Calibration("here", rows)
+    assert all(row.time_ps > 0 for row in rows) and len({row.key for row in rows}) == len(rows)
+    device, compute = core(rows), prepared.timed.program
+    assert all(work_ps(device, r.op_class, r.number_format, meshemu.cost.Work(*r.key[3:], r.shape)) <= r.time_ps + 1
+               for r in rows if r.number_format == "fp32"), "no op is faster than the roofline of the core"  # fmt: skip
+    [row] = this_machine.this_machine(known, budget, SingleComm(), [("mlp", 2)], [])
+    assert (row.ops, row.matched, row.ranks) == (compute.n_ops, compute.n_ops, 1)
+    times = {row.key: row.time_ps for row in rows}
+    expected = sum(times[calibrate.row_of(compute, op).key] for op in range(compute.n_ops))
+    assert row.predicted_ps == expected and row.measured_ps > 0
+    text = this_machine.render([row], "here")
+    assert f"{row.error:+.1%}" in text and "Median error" in text
+    emptied = Calibration("here", tuple(r for r in rows if r.op_class != "mm"))
+    [less] = this_machine.this_machine(emptied, budget, SingleComm(), [("mlp", 2)], [])
+    assert less.matched < row.matched
+
+
+def test_messages_become_a_link() -> None:
+    rows = [Measured("message", "", ((n,),), 0, n, n, 2_000_000 + 100 * n) for n in (4, 1024, 10_000)]
+    rate, latency_ps = this_machine.link(rows)
+    assert latency_ps == 2_000_400 and rate == 10**12 // 100
+    with pytest.raises(InputError, match="mpirun -n 2 meshemu calibrate"):
+        this_machine.link(rows[:1])
+
+
+def test_two_ranks_average_gradients() -> None:
+    def ranks(comm: Any) -> list[torch.Tensor]:
+        gradients = [torch.arange(3.0) * (comm.rank + 1), torch.full((2, 2), 4.0 * comm.rank)]
+        average(gradients, comm)
+        return gradients
+
+    for found in run_ranks(2, ranks):
+        assert found[0].tolist() == [0, 1.5, 3] and found[1].tolist() == [[2, 2], [2, 2]]
+
+
+def test_time_is_the_median_of_samples() -> None:
+    """A trial of one second, which makes three samples of a budget of three seconds; they take 4, 9 and 5 seconds."""
+    ticks = iter(np.cumsum([0, 1, 7, 4, 7, 9, 7, 5]).tolist())
+    assert measured_s(lambda: None, 3.0, lambda: float(next(ticks))) == median([4, 9, 5])
+
+
+def test_the_commands_and_their_refusals(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, said in (
+        (["validate", "--quick"], "go with --this-machine"),
+        (["validate", "--this-machine", "--set", "system.die.power=1 W"], "takes no --set"),
+        (["validate", "--this-machine", "--calibration", str(tmp_path / "no.csv")], "No such file"),
+        (["calibrate", "-o", str(tmp_path / "no" / "cpu.csv")], "cannot be written"),
+        (["calibrate", "-o", str(tmp_path)], "there is such a file already"),
+    ):
+        assert cli.main(arguments) == 2
+        [line] = capsys.readouterr().err.strip().splitlines()
+        assert said in line
