@@ -1,9 +1,9 @@
 """A nested machine as one flat grid of devices, each link with the class of the outermost boundary that it crosses.
 
 The bandwidth of an edge is that of the whole edge of a unit; the device links that cross it share it equally (dead
-devices keep their share, since lanes belong to positions). Where the class of a boundary is that of units inside a
-device, a device link is all of their links along its edge, and as long as their hops across it. Devices and links that
-are dead have no links.
+devices keep their share, since lanes belong to positions); slow links have a part of theirs. Where the class of a
+boundary is that of units inside a device, a device link is all of their links along its edge, and as long as their hops
+across it. Devices and links that are dead have no links.
 """
 
 from typing import NamedTuple
@@ -101,11 +101,16 @@ def _grid_links(
     lanes, hops, share = (np.array(part, np.int64) for part in zip(*_edges(system, nest), strict=True))
     orientation = along_row.astype(np.int64)
     bandwidth, latency = _level_figures(system)
+    slower = np.ones(len(src), np.int64)
+    for (from_row, from_col), (to_row, to_col), factor in system.slow_links:
+        cols = alive.shape[1]
+        slower[(src == from_row * cols + from_col) & (dst == to_row * cols + to_col)] = factor
+    whole = bandwidth[boundary] * lanes[boundary, orientation] // share[boundary, orientation]
     return _Links(
         src=src,
         dst=dst,
         level=boundary,
-        bandwidth_bytes_per_s=bandwidth[boundary] * lanes[boundary, orientation] // share[boundary, orientation],
+        bandwidth_bytes_per_s=np.maximum(whole // slower, 1),
         latency_ps=latency[boundary] * hops[boundary, orientation],
     )
 

@@ -49,6 +49,7 @@ class Region:
         packet_bytes: int,
         rank: int,
         n_bins: int,
+        release_ps: Ints,
     ) -> None:
         n_links, n_messages, n_ops = len(network.num), len(work.size), len(work.kind)
         room = int(np.count_nonzero(own))
@@ -62,7 +63,7 @@ class Region:
             depart=np.zeros(n_messages, np.int64),
             arrival=np.zeros(n_messages, np.int64),
             waiting=n_waiting,
-            ready=np.zeros(n_ops, np.int64),
+            ready=release_ps.astype(np.int64),
             start=np.zeros(n_ops, np.int64),
             end=np.zeros(n_ops, np.int64),
             busy_bins=np.zeros((n_links, n_bins), np.int64),

@@ -32,7 +32,8 @@ class Job:
     """Messages with their routes, and the Program that sends them (None: each message departs at ready_ps).
 
     alone: int64[n_alone], the messages that are in no tree; routes: theirs; branches: those of the trees. num, den:
-    rate of every link in ps per byte, as a fraction. departs_with, arrives_with: int64[n_messages], the message under
+    rate of every link in ps per byte, as a fraction. release_ps: int64[n_ops], when each op may start at the earliest.
+    departs_with, arrives_with: int64[n_messages], the message under
     which the kernels note the times of each: of independent messages, which they take in the order of `row_order`,
     that of each row.
     """
@@ -47,6 +48,7 @@ class Job:
     ready_ps: Ints
     program: Program | None
     duration_ps: Ints
+    release_ps: Ints
     packet_bytes: int
     num: Ints
     den: Ints
@@ -93,6 +95,7 @@ def messages_job(
                 ready_ps=ready,
                 program=None,
                 duration_ps=np.zeros(0, np.int64),
+                release_ps=np.zeros(0, np.int64),
                 packet_bytes=packet_size(packet_bytes),
                 num=num,
                 den=den,
@@ -103,15 +106,22 @@ def messages_job(
     )
 
 
-def program_job(program: Program, mesh: Mesh, duration_ps: ArrayLike, packet_bytes: int, order: Order) -> Job:
+def program_job(
+    program: Program, mesh: Mesh, duration_ps: ArrayLike, packet_bytes: int, order: Order, release_ps: ArrayLike = 0
+) -> Job:
     """A Program and how long its ops take, int64[n_ops] (those of SEND and RECV are ignored).
 
-    Raises InputError for durations, devices or trees that do not fit, ScheduleError if the Program itself is
+    release_ps: when each op, or all of them, may start at the earliest.
+
+    Raises InputError for durations, releases, devices or trees that do not fit, ScheduleError if the Program itself is
     inconsistent.
     """
     duration = integers("duration_ps", duration_ps, "op", 0)
     if duration.shape != (program.n_ops,):
         raise InputError(f"duration_ps has shape {duration.shape}, the Program has {program.n_ops} ops")
+    release = integers("release_ps", release_ps, "op", 0)
+    if release.shape not in ((), (program.n_ops,)):
+        raise InputError(f"release_ps has shape {release.shape}, the Program has {program.n_ops} ops")
     if program.n_devices != mesh.n_devices:
         raise InputError(f"the Program is for {program.n_devices} devices, the mesh has {mesh.n_devices}")
     has_trees = check_program(program)
@@ -138,6 +148,7 @@ def program_job(program: Program, mesh: Mesh, duration_ps: ArrayLike, packet_byt
             ready_ps=np.zeros(program.n_messages, np.int64),
             program=program,
             duration_ps=duration,
+            release_ps=np.broadcast_to(release, program.n_ops),
             packet_bytes=packet_size(packet_bytes),
             num=num,
             den=den,
@@ -274,7 +285,7 @@ def _checked(job: Job) -> Job:
     if _surely_fits(job, largest):
         return job
     alone_ps = _alone(job)
-    total = float(alone_ps.sum()) + float(job.ready_ps.max(initial=0)) + float(job.duration_ps.sum(dtype=np.float64))
+    total = float(alone_ps.sum()) + _latest_start(job) + float(job.duration_ps.sum(dtype=np.float64))
     if total >= LARGEST_PS:
         times_ps = np.concatenate((alone_ps + job.ready_ps, job.duration_ps))
         at = int(np.argmax(times_ps))
@@ -292,8 +303,13 @@ def _surely_fits(job: Job, largest: int) -> bool:
     per_link = slowest * largest + float(job.mesh.latency_ps.max(initial=0)) + job.mesh.combine_ps
     longest_route = int(np.diff(job.routes.route_ptr).max(initial=0)) + len(job.branches.link)
     ops_ps = float(job.duration_ps.max(initial=0)) * len(job.duration_ps)
-    total = per_link * longest_route * len(job.size_bytes) + float(job.ready_ps.max(initial=0)) + ops_ps
+    total = per_link * longest_route * len(job.size_bytes) + _latest_start(job) + ops_ps
     return bool(total < LARGEST_PS)
+
+
+def _latest_start(job: Job) -> float:
+    """When the last of what waits for a time of its own may start."""
+    return float(max(job.ready_ps.max(initial=0), job.release_ps.max(initial=0)))
 
 
 def _slowest(job: Job) -> Ints:

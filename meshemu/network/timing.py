@@ -38,6 +38,7 @@ def time_program(
     timeline_bins: int = 64,
     router: Router | None = None,
     message_class: ArrayLike = 0,
+    release_ps: ArrayLike = 0,
     comm: Comm | None = None,
 ) -> Timing:
     """Virtual time of every op and message of a Program under contention.
@@ -46,11 +47,12 @@ def time_program(
     that share the work, each of which passes the same arguments and gets the same result; None for one. The start of
     an op is when it takes its unit (COMPUTE, REDUCE), else when its dependencies have ended (0 if it has none).
     router: back-pressure mode, with such routers and finite buffers (see `network.credit`); None: unbounded FIFOs.
-    message_class: there, of each message (or of all), 0 <= class < router.message_classes.
+    message_class: there, of each message (or of all), 0 <= class < router.message_classes. release_ps: when each op (or
+    all of them) may start at the earliest, whatever it waits for.
 
     Raises InputError for arguments that do not fit, ScheduleError for a Program that is inconsistent or never ends.
     """
-    job = program_job(program, mesh, duration_ps, packet_bytes, order)
+    job = program_job(program, mesh, duration_ps, packet_bytes, order, release_ps)
     done = _simulate(job, timeline_bins, comm, back_pressure(job, router, message_class, order))
     return Timing(
         end_ps=done.end_ps,
@@ -169,6 +171,7 @@ def _run(
         packet_bytes=job.packet_bytes,
         rank=rank,
         n_bins=n_bins,
+        release_ps=job.release_ps,
     )
     began = time.perf_counter()
     counts = run_windows(region, comm, lookahead) if pressure is None else run_routers(region, job, pressure)

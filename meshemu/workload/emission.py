@@ -5,8 +5,8 @@ executor. A device's compute ops run in program order (a static schedule); messa
 soon as their data are ready, so that gradient buckets overlap with the rest of the backward pass.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping, Set
+from math import prod
 
 import numpy as np
 import torch
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from meshemu.collectives import Schedule, emit
 from meshemu.cost import TensorSpec, Update, Work, op_work
+from meshemu.cost.op_classes import POINTWISE, VIEWS, base_name
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import Program
 from meshemu.workload.chunks import chunk_bounds, one, row_length
 from meshemu.workload.dtypes import number_format
 from meshemu.workload.formats.storage import Storage, storage_of
 from meshemu.workload.plan import Plan
-from meshemu.workload.spmd import Collective, Compute, Fetch, PushAdd, Spmd, Value
+from meshemu.workload.spmd import Collective, Compute, Fetch, PushAdd, Spmd, Value, read_once
 from meshemu.workload.windows import pieces
 
 __all__ = ["build_program"]
@@ -30,14 +31,21 @@ Layers = list[NDArray[np.int64]]
 
 
 def build_program(
-    spmd: Spmd, plan: Plan, n_devices: int, schedules: Mapping[int, Schedule], updates: Mapping[str, Update]
+    spmd: Spmd,
+    plan: Plan,
+    n_devices: int,
+    schedules: Mapping[int, Schedule],
+    updates: Mapping[str, Update],
+    prefetch: int = 1,
+    extend: Callable[[ProgramBuilder], None] | None = None,
 ) -> Program:
     """The Program of one training step.
 
     schedules: index of a Collective instruction -> schedule. updates: parameter name -> what its update costs;
-    parameters that are not updated are left out.
+    parameters that are not updated are left out. prefetch: a paced Collective starts once the work is done
+    that came before the so many-th paced one before it; 0: before itself. extend: adds ops that nothing waits for.
     """
-    walk = _Walk(plan, n_devices, storage_of(spmd))
+    walk = _Walk(plan, n_devices, storage_of(spmd), read_once(spmd), prefetch)
     for value in (*spmd.inputs.values(), *spmd.constants.values()):
         walk.done[value.id] = []
     for i, instruction in enumerate(spmd.instructions):
@@ -51,31 +59,43 @@ def build_program(
             case Collective():
                 walk.collective(instruction, schedules[i])
     walk.update(spmd, updates)
+    if extend is not None:
+        extend(walk.builder)
     return walk.builder.build()
 
 
 class _Walk:
-    """The walk over the instructions: `done` says which ops make each value complete, position by position."""
+    """The walk over the instructions, position by position: `done` says which ops make each value complete, `made`
+    which op alone made it, for values in `alone`, which have one reader.
+    """
 
-    def __init__(self, plan: Plan, n_devices: int, storage: Storage) -> None:
+    def __init__(self, plan: Plan, n_devices: int, storage: Storage, alone: Set[int], prefetch: int) -> None:
         self.plan = plan
         self.storage = storage
+        self.alone = alone
+        self.made: dict[int, NDArray[np.int64]] = {}
         self.builder = ProgramBuilder(n_devices)
         self.devices = np.asarray(plan.devices, np.int64)
         self.done: dict[int, Layers] = {}
         self.last_compute = np.full(plan.n_positions, -1, np.int64)
-        self.paced_compute = self.last_compute
+        self.prefetch = prefetch
+        self.before_paced = [self.last_compute] * prefetch
 
     def compute(self, instruction: Compute) -> None:
         """One op per device that has work to do; views cost nothing and make no op."""
         here = self.plan.on(instruction.stages)
         layers = _within(here, [layer for v in instruction.inputs for layer in self.done[v.id]])
-        flops, read, write, busy = self._work(instruction)
-        busy = busy & here
+        same, which = self._same_shapes((*instruction.inputs, *instruction.outputs))
+        flops, read, write, shape = self._columns([self._work_at(instruction, p) for p in same])[:, which]
+        busy = ((flops > 0) | (read > 0) | (write > 0)) & here
         if not busy.any():
             self._finish(instruction.outputs, layers)
+            self._pass_on(instruction)
             return
         where = np.flatnonzero(busy)
+        source = self._producer(instruction)
+        size_bytes = [0 if source is None else self._spec(source, p).size_bytes for p in same]
+        producer = np.full(len(where), -1) if source is None else self.made[source.id][where]
         ops = self.builder.compute(
             self.devices[where],
             label=instruction.label,
@@ -84,9 +104,15 @@ class _Walk:
             flops=flops[where],
             read_bytes=read[where],
             write_bytes=write[where],
+            shape=shape[where],
+            producer=producer,
+            producer_bytes=np.where(producer < 0, 0, np.asarray(size_bytes, np.int64)[which][where]),
         )
         for layer in (*layers, self.last_compute):
             self.builder.depend(ops, layer[where])
+        for value in instruction.outputs:
+            if value.id in self.alone:
+                self.made[value.id] = _scattered(self.plan.n_positions, where, ops)
         self.last_compute = self.last_compute.copy()
         self.last_compute[where] = ops
         idle = [np.where(busy, -1, layer) for layer in layers] if not busy.all() else []
@@ -134,9 +160,7 @@ class _Walk:
         """The schedule's ops, for every group."""
         layers = [layer for v in instruction.sources for layer in self.done[v.id]]
         if instruction.paced:
-            layers.append(self.paced_compute)
-            here = self.plan.on(instruction.stages)
-            self.paced_compute = np.where(here, self.last_compute, self.paced_compute)
+            layers.append(self._paced(instruction))
         waits = _merged(layers)
         members, _, _ = self.plan.groups(instruction.axes, instruction.stages)
         positions, ops = [], []
@@ -164,18 +188,32 @@ class _Walk:
             instruction.outputs, _layered(self.plan.n_positions, np.concatenate(positions), np.concatenate(ops))
         )
 
+    def _paced(self, instruction: Collective) -> NDArray[np.int64]:
+        """The work that a paced Collective waits for. A stage of a pipeline counts its own."""
+        if not self.prefetch:
+            return self.last_compute
+        here, earlier = self.plan.on(instruction.stages), self.before_paced
+        later = [*earlier[1:], self.last_compute]
+        self.before_paced = [np.where(here, new, old) for old, new in zip(earlier, later, strict=True)]
+        return earlier[0]
+
     def update(self, spmd: Spmd, updates: Mapping[str, Update]) -> None:
         """The optimizer's update: every device steps its blocks of the parameters, kind by kind."""
         updated = {name: value for name, value in spmd.gradients.items() if name in updates}
         layers = _merged([layer for value in updated.values() for layer in self.done[value.id]])
         for op_class in dict.fromkeys(updates[name].op_class for name in updated):
-            work = np.zeros((3, self.plan.n_positions), np.int64)
+            work = np.zeros((4, self.plan.n_positions), np.int64)
             chosen = {name: value for name, value in updated.items() if updates[name].op_class == op_class}
             for name, value in chosen.items():
                 here = self.plan.on(value.layout.stages)
-                work += here * self._by_shape((value,), partial(self._update_work, updates[name], value))
+                same, which = self._same_shapes((value,))
+                works = [self._update_work(updates[name], value, p) for p in same]
+                sums = [(w.flops, w.read_bytes, w.write_bytes, sum(part[0] for part in w.shape)) for w in works]
+                work += here * np.asarray(sums, np.int64)[which].T
             where = np.flatnonzero(work.any(axis=0))
-            flops, read, write = work[:, where]
+            flops, read, write, elements = work[:, where]
+            distinct, of = np.unique(elements, return_inverse=True)
+            shapes = np.asarray([self.builder.shape(((int(n),),)) for n in distinct], np.int64)
             ops = self.builder.compute(
                 self.devices[where],
                 label="optimizer",
@@ -184,9 +222,30 @@ class _Walk:
                 flops=flops,
                 read_bytes=read,
                 write_bytes=write,
+                shape=shapes[of],
             )
             for layer in (*layers, self.last_compute):
                 self.builder.depend(ops, layer[where])
+
+    def _pass_on(self, view: Compute) -> None:
+        """A view of all of a value with one reader is that value for whoever reads the view."""
+        if base_name(view.op_class) not in VIEWS or len(view.inputs) != 1 or len(view.outputs) != 1:
+            return
+        source, output = view.inputs[0], view.outputs[0]
+        if source.id in self.made and self._like(source, output):
+            self.made[output.id] = self.made[source.id]
+
+    def _producer(self, instruction: Compute) -> Value | None:
+        """The input that a pointwise op alone reads, element by element; of several, the one that was made last."""
+        if base_name(instruction.op_class) not in POINTWISE or len(instruction.outputs) != 1:
+            return None
+        output = instruction.outputs[0]
+        found = [v for v in instruction.inputs if v.id in self.alone and v.id in self.made]
+        whole = [v for v in found if prod(v.shape) == prod(output.shape)]
+        return max(whole, key=lambda v: int(self.made[v.id].max()), default=None)
+
+    def _like(self, one: Value, other: Value) -> bool:
+        return prod(one.shape) == prod(other.shape) and self.storage.itemsize(one) == self.storage.itemsize(other)
 
     def _messages(
         self, src: NDArray[np.int64], dst: NDArray[np.int64], size_bytes: NDArray[np.int64], source: Value, label: str
@@ -201,16 +260,13 @@ class _Walk:
         for value in outputs:
             self.done[value.id] = layers
 
-    def _work(
-        self, instruction: Compute
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
-        """(flops, bytes read, bytes written, busy) per position."""
-        values = (*instruction.inputs, *instruction.outputs)
-        work = self._by_shape(values, partial(self._work_at, instruction))
-        return work[0], work[1], work[2], np.asarray(work.any(axis=0))
+    def _columns(self, works: list[Work]) -> NDArray[np.int64]:
+        """Flops, bytes read, bytes written and number of the shape (rows) of each work."""
+        shape = self.builder.shape
+        return np.asarray([(w.flops, w.read_bytes, w.write_bytes, shape(w.shape)) for w in works], np.int64).T
 
-    def _by_shape(self, values: tuple[Value, ...], work: Callable[[int], Work]) -> NDArray[np.int64]:
-        """(flops, bytes read, bytes written) by position; work(position) is asked once for each set of block shapes."""
+    def _same_shapes(self, values: tuple[Value, ...]) -> tuple[list[int], NDArray[np.int64]]:
+        """(one position for each set of block shapes of `values`, the index of its set by position)."""
         n = self.plan.n_positions
         columns = [
             np.asarray([split.length(c) for c in range(len(split.ranges))], np.int64)[self.plan.index(split.axes)]
@@ -218,14 +274,9 @@ class _Walk:
             for split in value.layout.splits
         ]
         if not columns:
-            representative, inverse = np.zeros(1, np.int64), np.zeros(n, np.int64)
-        else:
-            _, representative, inverse = np.unique(
-                np.stack(columns, axis=1), axis=0, return_index=True, return_inverse=True
-            )
-        works = [work(int(position)) for position in representative]
-        table = np.asarray([(w.flops, w.read_bytes, w.write_bytes) for w in works], np.int64)
-        return np.asarray(table[inverse.ravel()].T)
+            return [0], np.zeros(n, np.int64)
+        _, same, which = np.unique(np.stack(columns, axis=1), axis=0, return_index=True, return_inverse=True)
+        return [int(position) for position in same], which.ravel()
 
     def _update_work(self, update: Update, value: Value, position: int) -> Work:
         shape = value.layout.local_shape(value.shape, self.plan.at(position))

@@ -37,7 +37,8 @@ class Graph:
     node; batch norm updates running statistics in place, so such a node stands for the value after the step. metrics:
     the losses by name that `loss` is the sum of, if there are several. A step of evaluation has neither loss nor
     gradients, and its metrics are tensors of any shape. origins: node of the backward pass -> node of the forward pass
-    whose gradient it computes, where autograd tells.
+    whose gradient it computes, where autograd tells. copies: node of the backward pass -> node of the forward pass that
+    it repeats (`workload.recompute`); they are among the origins too.
     """
 
     model_name: str
@@ -49,6 +50,7 @@ class Graph:
     buffers: Mapping[str, fx.Node]
     metrics: Mapping[str, fx.Node] = field(default_factory=dict)
     origins: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
+    copies: Mapping[fx.Node, fx.Node] = field(default_factory=dict)
 
 
 def module_of(node: fx.Node) -> str:

@@ -1,78 +1,153 @@
-"""How much memory each device needs: the liveness of every block over the instructions of a step."""
+"""How much memory each device needs, and for what: the liveness of every block over the instructions of a step."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from meshemu.collectives import Schedule
+from meshemu.cost.memory_use import MEMORY_CATEGORIES, MemoryUse
 from meshemu.workload.formats.storage import Storage, storage_of
+from meshemu.workload.memory_categories import categories_of
 from meshemu.workload.plan import Plan
-from meshemu.workload.spmd import Compute, Spmd, Value, inputs_of, last_uses, outputs_of
+from meshemu.workload.receive_buffers import ReceiveBuffers
+from meshemu.workload.spmd import Collective, Compute, Instruction, Spmd, Value, inputs_of, last_uses, outputs_of
 
-__all__ = ["peak_memory_bytes"]
+__all__ = ["block_bytes", "memory_use"]
 
 Bytes = NDArray[np.int64]
 
+BEGINNING = "beginning of the step"
+_COMMUNICATION, _OPTIMIZER = (MEMORY_CATEGORIES.index(name) for name in ("communication", "optimizer"))
 
-def peak_memory_bytes(
+
+def memory_use(
     spmd: Spmd,
     plan: Plan,
     n_devices: int,
     states: Mapping[str, int],
     views: Collection[str],
     state_bytes: Mapping[str, int] | None = None,
-) -> Bytes:
-    """Greatest sum of live blocks on every device, int64[n_devices] (0 on devices outside the plan).
+    schedules: Mapping[int, Schedule] | None = None,
+    prefetch: int = 0,
+) -> MemoryUse:
+    """What every device holds over a step (nothing on devices outside the plan).
 
     Parameters, buffers and the optimizer's tensors live throughout, each device holding its blocks of them; everything
     else from the instruction that makes it to its last use. A view shares the memory of its source. states: parameter
     name -> tensors of its shape that the optimizer keeps. views: op classes of views. state_bytes: parameter name ->
-    bytes that these take for an element, where they are not in the parameter's number format. Buffers of messages in
-    flight are not counted.
+    bytes that these take for an element, where they are not in the parameter's number format. schedules: of the
+    Collective instructions; where one is given, terms that arrive to be summed take memory while it runs. prefetch: as
+    in `build_program`; a paced Collective takes memory for its outputs from when it may start.
     """
-    storage = storage_of(spmd)
-    resident = [v for name, v in spmd.inputs.items() if not name.startswith("batch.")] + list(spmd.constants.values())
-    live = sum((_block_bytes(v, plan, storage) for v in resident), np.zeros(plan.n_positions, np.int64))
-    for name, value in spmd.gradients.items():
-        per_element = (state_bytes or {}).get(name, states.get(name, 0) * value.dtype.itemsize)
-        live = live + per_element * _block_elements(value, plan)
-    owner = {v.id: v.id for v in resident}
-    users: dict[int, int] = {}
-    size: dict[int, Bytes] = {}
-    permanent = {v.id for v in resident}
-    for name, value in spmd.inputs.items():
-        if name.startswith("batch."):
-            owner[value.id], users[value.id], size[value.id] = value.id, 1, _block_bytes(value, plan, storage)
-            live = live + size[value.id]
-    peak = live.copy()
-    released = last_uses(spmd)
-    for i, instruction in enumerate(spmd.instructions):
-        view = isinstance(instruction, Compute) and instruction.op_class in views and bool(instruction.inputs)
-        for value in outputs_of(instruction):
-            owner[value.id] = owner[inputs_of(instruction)[0].id] if view else value.id
-            root = owner[value.id]
-            if root in permanent:
-                continue
-            if root not in size:
-                size[root] = _block_bytes(value, plan, storage)
-                live = live + size[root]
-            users[root] = users.get(root, 0) + 1
-        peak = np.maximum(peak, live)
-        for value_id in released.get(i, ()):
-            root = owner[value_id]
-            if root in permanent:
-                continue
-            users[root] -= 1
-            if not users[root]:
-                live = live - size.pop(root)
-    result = np.zeros(n_devices, np.int64)
-    result[np.asarray(plan.devices)] = peak
-    return result
+    walk = _Walk(spmd, plan, states, frozenset(views), state_bytes or {}, schedules or {}, prefetch)
+    most = np.full(plan.n_positions, -1, np.int64)
+    at_peak = np.zeros((len(MEMORY_CATEGORIES), plan.n_positions), np.int64)
+    for live in walk.points():
+        total = live.sum(axis=0)
+        at_peak = np.where(total > most, live, at_peak)
+        most = np.maximum(most, total)
+    peak = np.zeros((len(MEMORY_CATEGORIES), n_devices), np.int64)
+    peak[:, np.asarray(plan.devices)] = at_peak
+    busiest = min(range(plan.n_positions), key=lambda position: (-most[position], plan.devices[position]))
+    timeline = np.stack([live[:, busiest].copy() for live in walk.points()])
+    return MemoryUse(peak, timeline, (BEGINNING, *map(_label, spmd.instructions)))
 
 
-def _block_bytes(value: Value, plan: Plan, storage: Storage) -> Bytes:
+def block_bytes(value: Value, plan: Plan, storage: Storage) -> Bytes:
     """Bytes of the block of `value` at every position, as it is stored."""
     return _block_elements(value, plan) * storage.itemsize(value)
+
+
+class _Walk:
+    """Goes through the instructions and says what is live; `points` may be gone through several times."""
+
+    def __init__(
+        self,
+        spmd: Spmd,
+        plan: Plan,
+        states: Mapping[str, int],
+        views: frozenset[str],
+        state_bytes: Mapping[str, int],
+        schedules: Mapping[int, Schedule],
+        prefetch: int,
+    ) -> None:
+        self._spmd, self._plan, self._views = spmd, plan, views
+        self._storage = storage_of(spmd)
+        self._category = categories_of(spmd, views)
+        self._released = last_uses(spmd)
+        self._schedules = schedules
+        self._ahead = _ahead(spmd, prefetch)
+        self._buffers = ReceiveBuffers(plan, self._storage)
+        inputs = spmd.inputs.items()
+        self._batch = [value for name, value in inputs if name.startswith("batch.")]
+        self._resident = [v for name, v in inputs if not name.startswith("batch.")] + list(spmd.constants.values())
+        self._beginning = np.zeros((len(MEMORY_CATEGORIES), plan.n_positions), np.int64)
+        for value in (*self._resident, *self._batch):
+            self._beginning[self._category[value.id]] += self._size(value)
+        for name, value in spmd.gradients.items():
+            per_element = state_bytes.get(name, states.get(name, 0) * value.dtype.itemsize)
+            self._beginning[_OPTIMIZER] += per_element * _block_elements(value, plan)
+
+    def points(self) -> Iterator[Bytes]:
+        """int64[category, position]: bytes held at the beginning, and during every instruction; changes afterwards."""
+        live = self._beginning.copy()
+        permanent = {value.id for value in self._resident}
+        owner = {value.id: value.id for value in (*self._resident, *self._batch)}
+        users = {value.id: 1 for value in self._batch}
+        size = {value.id: self._size(value) for value in self._batch}
+        yield live
+        for i, instruction in enumerate(self._spmd.instructions):
+            view = isinstance(instruction, Compute) and instruction.op_class in self._views and bool(instruction.inputs)
+            for value in self._ahead.get(i, ()):
+                owner[value.id], users[value.id], size[value.id] = value.id, 1, self._size(value)
+                live[self._category[value.id]] += size[value.id]
+            for value in outputs_of(instruction):
+                if value.id in owner:
+                    continue
+                root = owner[value.id] = owner[inputs_of(instruction)[0].id] if view else value.id
+                if root in permanent:
+                    continue
+                if root not in size:
+                    size[root] = self._size(value)
+                    live[self._category[root]] += size[root]
+                users[root] = users.get(root, 0) + 1
+            arriving = self._buffers.most_bytes(instruction, self._schedules.get(i))
+            if arriving is None:
+                yield live
+            else:
+                during = live.copy()
+                during[_COMMUNICATION] += arriving
+                yield during
+            for value_id in self._released.get(i, ()):
+                root = owner[value_id]
+                if root in permanent:
+                    continue
+                users[root] -= 1
+                if not users[root]:
+                    live[self._category[root]] -= size.pop(root)
+
+    def _size(self, value: Value) -> Bytes:
+        return block_bytes(value, self._plan, self._storage)
+
+
+def _ahead(spmd: Spmd, prefetch: int) -> dict[int, list[Value]]:
+    """Index of an instruction -> outputs of later paced Collectives, for which memory is taken there: at the so many-th
+    paced one of the same stages before them, or at the beginning.
+    """
+    found: dict[int, list[Value]] = {}
+    paced: dict[tuple[int, ...], list[int]] = {}
+    for i, one in enumerate(spmd.instructions):
+        if prefetch and isinstance(one, Collective) and one.paced:
+            before = paced.setdefault(one.stages, [])
+            found.setdefault(before[-prefetch] if len(before) >= prefetch else 0, []).extend(one.outputs)
+            before.append(i)
+    return found
+
+
+def _label(instruction: Instruction) -> str:
+    """What a point of the timeline is called."""
+    return f"{instruction.label} ({instruction.op_class})" if isinstance(instruction, Compute) else instruction.label
 
 
 def _block_elements(value: Value, plan: Plan) -> Bytes:

@@ -109,7 +109,7 @@ class MicroBatch:
             self.read(source)
         self._low.begin(node, self._suffix)
         if node in self._stages.draws:
-            self._low.n_random = self._index * len(self._stages.draws) + self._stages.draws[node]
+            self._low.n_random = self._index * self._stages.n_draws + self._stages.draws[node]
         args = pytree.tree_map_only(fx.Node, self._argument, tuple(node.args))
         kwargs = pytree.tree_map_only(fx.Node, self._argument, dict(node.kwargs))
         result = self._operators.lower(node, self._brought_to_weight(node, args), kwargs)

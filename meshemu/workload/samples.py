@@ -9,7 +9,7 @@ from torch.utils import _pytree as pytree
 from meshemu.errors import InputError, PlanError
 from meshemu.workload.plan import Plan
 
-__all__ = ["batch_size_of", "first_samples", "with_micro_batches"]
+__all__ = ["batch_size_of", "first_of_batch", "first_samples", "with_micro_batches"]
 
 
 def first_samples(batch: Any, micro_batches: int) -> Any:
@@ -24,10 +24,16 @@ def first_samples(batch: Any, micro_batches: int) -> Any:
     size = batch_size_of(batch)
     if not size or size % micro_batches:
         raise InputError(f"micro_batches = {micro_batches} does not divide the batch size {size}")
+    return first_of_batch(batch, size // micro_batches)
+
+
+def first_of_batch(batch: Any, n_samples: int) -> Any:
+    """The first samples of a batch (any nest of tensors); leaves without samples in dim 0 are left whole."""
+    size = batch_size_of(batch)
 
     def cut(leaf: Any) -> Any:
         has_samples = isinstance(leaf, torch.Tensor) and leaf.dim() and leaf.shape[0] == size
-        return leaf[: size // micro_batches] if has_samples else leaf
+        return leaf[:n_samples] if has_samples else leaf
 
     return pytree.tree_map(cut, batch)
 

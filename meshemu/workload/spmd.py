@@ -5,6 +5,7 @@ alone. Both take the messages of a Fetch from `windows.py` and those of a Collec
 so the bytes that are timed are the bytes that are moved.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = [
     "inputs_of",
     "last_uses",
     "outputs_of",
+    "read_once",
 ]
 
 Combine = str
@@ -227,6 +229,12 @@ def last_uses(spmd: Spmd) -> dict[int, list[int]]:
     for value_id, i in last.items():
         result.setdefault(i, []).append(value_id)
     return result
+
+
+def read_once(spmd: Spmd) -> frozenset[int]:
+    """Ids of the values that one instruction reads, and nothing else: no other, and not who takes the results."""
+    readers = Counter(value_id for i in spmd.instructions for value_id in {value.id for value in inputs_of(i)})
+    return frozenset(value_id for value_id, n in readers.items() if n == 1) - {value.id for value in spmd.results}
 
 
 def inputs_of(instruction: Instruction) -> tuple[Value, ...]:

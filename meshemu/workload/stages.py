@@ -65,8 +65,16 @@ class Stages:
 
     @cached_property
     def draws(self) -> Mapping[fx.Node, int]:
-        """Number of every operator that draws random numbers."""
-        return {node: i for i, node in enumerate(filter(is_random, self.graph.nodes))}
+        """Number of every operator that draws random numbers; one that repeats another has that of the other."""
+        copies = self.graph.copies
+        drawing = [node for node in self.graph.nodes if is_random(node) and node not in copies]
+        numbers = {node: i for i, node in enumerate(drawing)}
+        return numbers | {copy: numbers[node] for copy, node in copies.items() if node in numbers}
+
+    @property
+    def n_draws(self) -> int:
+        """How many operators draw random numbers of their own."""
+        return len(set(self.draws.values()))
 
     @cached_property
     def rearranged(self) -> frozenset[fx.Node]:

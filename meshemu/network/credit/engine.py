@@ -108,6 +108,7 @@ def _check_total(job: Job, routers: Routers) -> None:
     extra = np.diff(job.routes.route_ptr)[job.routes.index] + 2
     way_ps = before[np.minimum(start + extra, len(of_hop))] - before[start]
     total = float((way_ps * routers.message[:, fields.FLITS_IN_ALL]).sum())
-    total += float(job.ready_ps.max(initial=0)) + float(job.duration_ps.sum(dtype=np.float64))
+    total += float(max(job.ready_ps.max(initial=0), job.release_ps.max(initial=0)))
+    total += float(job.duration_ps.sum(dtype=np.float64))
     if total >= LARGEST_PS:
         raise InputError(f"all flits and ops one after the other take {total:.3g} ps, at most 2**62 can be timed")
