@@ -8,7 +8,8 @@
     │   ├── UnsupportedOpError       an operator has no sharding rule
     │   └── RecordError              a results file cannot be read or written
     ├── CheckError         exit 1   a comparison or a verification found a difference
-    └── ScheduleError       exit 3   a schedule or Program violates an invariant (a defect of ours)
+    ├── ScheduleError      exit 3   a schedule or Program violates an invariant (a defect of ours)
+    └── StoppedError       exit 75  a run was told to stop, and has: it can go on
 
 Messages are one line and name the key, op, device or equation with its values.
 """
@@ -22,6 +23,7 @@ __all__ = [
     "PlanError",
     "RecordError",
     "ScheduleError",
+    "StoppedError",
     "UnsupportedOpError",
 ]
 
@@ -66,3 +68,9 @@ class CheckError(MeshemuError):
 
 class ScheduleError(MeshemuError):
     """A schedule or Program violates an invariant."""
+
+
+class StoppedError(MeshemuError):
+    """A run has ended between two steps since a signal asked for it; `--resume` goes on. The code is EX_TEMPFAIL."""
+
+    exit_code = 75

@@ -10,7 +10,7 @@ from meshemu.mesh import Mesh, flatten, message_ps, routes
 from meshemu.network.results import LinkStats, OpTimes, Timeline
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import CollectiveUse, Program
-from meshemu.record import RunWriter, StepRecord, TrainingRecord
+from meshemu.record import Head, RunWriter, StepRecord, TrainingRecord
 
 CONFIG = '[model]\nname = "synthetic"\n\n[timing]\nrouting = "xy"\n'
 ASSUMPTIONS = ("op_launch: 1 us per op (assumed)", "tile edge latency: 100 ns (assumed, not published – ±50 %)")
@@ -33,12 +33,13 @@ class Case:
     links: LinkStats
     time_ps: int
 
-    def writer(self, path: Path, n_steps: int = 3, **options: object) -> RunWriter:
+    def writer(self, path: Path, n_steps: int = 3, *, overwrite: bool = False, **options: object) -> RunWriter:
         """A writer for this case."""
-        arguments = {"config_text": CONFIG, "timeline_bins": 8, "assumptions": ASSUMPTIONS} | options
-        return RunWriter(
-            path, system_json=self.system.to_json(), mesh=self.mesh, program=self.program, n_steps=n_steps, **arguments
+        arguments = {"config_text": CONFIG, "assumptions": ASSUMPTIONS} | options
+        head = Head(
+            system_json=self.system.to_json(), mesh=self.mesh, program=self.program, n_steps=n_steps, **arguments
         )
+        return RunWriter.create(path, head, overwrite=overwrite)
 
     def step(self, number: int, **changes: object) -> StepRecord:
         """What step `number` records; figures differ from step to step so that a mix-up shows."""

@@ -76,6 +76,7 @@ def test_rows_beyond_the_committed_steps_are_not_read(case: Case, good: Path, tm
     path.write_bytes(good.read_bytes())
     with h5py.File(path, "r+") as file:
         file["/results/steps/step"].resize(2, axis=0)
+        file.attrs["complete"] = np.int8(0)
     run = open_run(path)
     assert run.n_steps == len(run.steps) == 2 and len(run.links()) == 2 * case.mesh.n_links
     assert run.dataset("/results/links").sizes["step"] == 2
@@ -109,36 +110,6 @@ def test_random_bytes(tmp_path: Path) -> None:
     assert "not an HDF5 file" in str(readable(path))
 
 
-FUZZ = """
-import sys
-from pathlib import Path
-import numpy as np
-sys.path[:0] = [{tests!r}, {root!r}]
-import meshemu.record.access as access
-from test_record_faults import readable
-access._PAUSE_S = 0.0
-good, path = Path(sys.argv[1]).read_bytes(), Path(sys.argv[2])
-random = np.random.default_rng(int(sys.argv[3]))
-failed = 0
-for _ in range(25):
-    damaged = np.frombuffer(good, np.uint8).copy()
-    spread, start = random.integers(0, len(good), 40), int(random.integers(0, len(good) - 400))
-    at = spread if random.random() < 0.5 else start + np.arange(400)
-    damaged[at] = random.integers(0, 256, len(at))
-    path.write_bytes(damaged.tobytes())
-    failed += readable(path) is not None
-print(failed)
-"""
-
-
-def test_damaged_bytes_never_end_in_a_traceback(good: Path, tmp_path: Path) -> None:
-    """In a process of its own, so that a crash inside HDF5 would show as a signal."""
-    with python(FUZZ, str(good), str(tmp_path / "damaged.h5"), "5") as process:
-        output, errors = process.communicate(timeout=100)
-    assert process.returncode == 0, errors[-2000:]
-    assert 0 < int(output) <= 25
-
-
 def test_foreign_newer_and_incomplete_files(good: Path, tmp_path: Path) -> None:
     path = tmp_path / "file.h5"
     assert "No such file or directory" in str(readable(path))
@@ -150,7 +121,7 @@ def test_foreign_newer_and_incomplete_files(good: Path, tmp_path: Path) -> None:
     path.write_bytes(good.read_bytes())
     with h5py.File(path, "r+") as file:
         file.attrs["schema_version"] = 99
-    assert "its schema_version is 99, this meshemu reads up to 2" in str(readable(path))
+    assert "its schema_version is 99, this meshemu reads up to 3" in str(readable(path))
     path.write_bytes(good.read_bytes())
     with h5py.File(path, "r+") as file:
         del file["/results/links/bytes"]
@@ -222,8 +193,6 @@ def test_wrong_lengths_are_refused(case: Case, tmp_path: Path) -> None:
             writer.append_step(case.step(0, links=other.links))
         with pytest.raises(RecordError, match="ops has"):
             writer.write_ops(other.ops)
-        with pytest.raises(RecordError, match="a timeline of 9 bins in a file made for 8"):
-            writer.write_timeline(case.timeline(9))
         writer.append_step(case.step(0))
     run = open_run(tmp_path / "run.h5")
     assert run.n_steps == 1 and not run.complete

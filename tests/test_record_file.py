@@ -81,7 +81,7 @@ def test_everything_reads_back(case: Case, path: Path) -> None:
 def test_any_shape_reads_back(tmp_path: Path, rows: int, cols: int, n_steps: int, bins: int) -> None:
     """Meshes without links, Programs without messages, runs without steps."""
     case = make_case(rows, cols)
-    with case.writer(tmp_path / "run.h5", n_steps, overwrite=True, timeline_bins=bins, assumptions=()) as writer:
+    with case.writer(tmp_path / "run.h5", n_steps, overwrite=True, assumptions=()) as writer:
         for number in range(n_steps):
             writer.append_step(case.step(number))
         writer.write_timeline(case.timeline(bins)) if bins else None
@@ -126,7 +126,7 @@ def test_categories_name_their_values(case: Case, path: Path) -> None:
 
 def test_schema_covers_the_program_and_names_its_axes_and_groups() -> None:
     arrays = {column.name for column in COLUMNS if column.path.startswith("/program/") and column.dims}
-    tables = {"n_devices", "labels", "op_classes", "number_formats", "collectives"}
+    tables = {"n_devices", "labels", "op_classes", "number_formats", "shapes", "collectives"}
     assert arrays | tables == {field.name for field in fields(Program)}
     assert {column.group for column in COLUMNS} <= set(GROUPS)
     assert {dim for column in COLUMNS for dim in column.dims} == set(DIMS)

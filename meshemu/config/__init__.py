@@ -4,16 +4,22 @@
 [model] [data] [training]    what is trained     plan    how it is spread over the devices
 [formats]   number formats of values by role
 [timing]    how virtual time is computed         [network]   routers with finite buffers, in place of unbounded FIFOs
-[output]    the results file
+[output]    the results file                     [checkpoint]    states to go on from
+[memory]    what to do about a step that does not fit
+[ingest]    how batches get to the devices
 """
 
+from meshemu.config.identity import difference, identity
 from meshemu.config.loading import key_and_value, load, parse, parse_timing, set_value, to_toml, toml_text
 from meshemu.config.schema import (
     OPTIMIZER_NAMES,
     SCHEDULE_NAMES,
+    Checkpoint,
     Config,
     Data,
     Grid,
+    Ingest,
+    Memory,
     Model,
     Network,
     Optimizer,
@@ -29,9 +35,12 @@ from meshemu.config.schema import (
 __all__ = [
     "OPTIMIZER_NAMES",
     "SCHEDULE_NAMES",
+    "Checkpoint",
     "Config",
     "Data",
     "Grid",
+    "Ingest",
+    "Memory",
     "Model",
     "Network",
     "Optimizer",
@@ -42,6 +51,8 @@ __all__ = [
     "System",
     "Timing",
     "Training",
+    "difference",
+    "identity",
     "key_and_value",
     "load",
     "parse",

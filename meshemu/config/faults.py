@@ -11,9 +11,12 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from meshemu.config.schema import (
+    Checkpoint,
     Config,
     Data,
     Grid,
+    Ingest,
+    Memory,
     Model,
     Network,
     Output,
@@ -38,7 +41,10 @@ _SECTIONS: Mapping[tuple[str, ...], type[Section]] = MappingProxyType(
         ("training",): Training,
         ("timing",): Timing,
         ("network",): Network,
+        ("memory",): Memory,
+        ("ingest",): Ingest,
         ("output",): Output,
+        ("checkpoint",): Checkpoint,
     }
 )
 

@@ -150,5 +150,7 @@ def _resolve_user_files(document: dict[str, Any], directory: Path) -> None:
             file, _, function = value.rpartition(":")
             table[key] = f"{(directory / file).resolve()}:{function}"
     model = document.get("model")
-    if isinstance(model, dict) and isinstance(model.get("load"), str):
-        model["load"] = str((directory / model["load"]).resolve())
+    timing = document.get("timing")
+    for table, key in ((model, "load"), (timing, "calibration")):
+        if isinstance(table, dict) and isinstance(table.get(key), str):
+            table[key] = str((directory / table[key]).resolve())

@@ -29,9 +29,12 @@ __all__ = [
     "FILE_FUNCTION",
     "OPTIMIZER_NAMES",
     "SCHEDULE_NAMES",
+    "Checkpoint",
     "Config",
     "Data",
     "Grid",
+    "Ingest",
+    "Memory",
     "Model",
     "Network",
     "Optimizer",
@@ -282,13 +285,46 @@ class Training(Section):
 
 
 class Timing(Section):
-    """How virtual time is computed; packet_bytes is a knob of accuracy against speed."""
+    """How virtual time is computed; packet_bytes is a knob of accuracy against speed.
+
+    fusion: pointwise ops run within the op that makes what they alone read. calibration: a CSV file of measured times
+    of ops, in place of the model's.
+    """
 
     packet_bytes: SizeBytes = 4096
     routing: Literal["xy", "yx"] = "xy"
     collective: Literal["auto", "ring", "rows_columns", "tree", "in_network"] = "auto"
     bucket_bytes: SizeBytes = 25_000_000
+    prefetch: NonNegativeInt = 1
     timeline_bins: PositiveInt = 64
+    fusion: bool = False
+    calibration: str | None = None
+
+
+class Memory(Section):
+    """What to do about a step that needs more memory than a device has: refuse it, make activations again in the
+    backward pass where that makes it fit, or time it all the same.
+    """
+
+    when_full: Literal["refuse", "recompute", "allow"] = "refuse"
+
+
+class Ingest(Section):
+    """How batches get to the devices. enabled: over interface processors on these outer edges of the mesh, during the
+    step before; by default they are there already.
+    """
+
+    enabled: bool = False
+    edges: Annotated[tuple[Literal["north", "east", "south", "west"], ...], Field(strict=False, min_length=1)] = (
+        "west",
+        "east",
+    )
+
+    @model_validator(mode="after")
+    def _once_each(self) -> Self:
+        if len(set(self.edges)) < len(self.edges):
+            raise ValueError(f"edges = {list(self.edges)} names an edge twice")
+        return self
 
 
 class Network(Section):
@@ -300,10 +336,27 @@ class Network(Section):
 
 
 class Output(Section):
-    """The results file, relative to the working directory; `<name of the config>.h5` by default."""
+    """The results file, relative to the working directory; `<name of the config>.h5` by default.
+
+    messages: every message of the first step is recorded too. record_budget: bytes that ops, timeline and messages of
+    the first step may take together; what does not fit is left out, and said.
+    """
 
     path: str | None = None
     overwrite: bool = False
+    messages: bool = False
+    record_budget: SizeBytes = 1_000_000_000
+
+
+class Checkpoint(Section):
+    """The state of the run, written every so many steps (0: only when it is told to stop); the `keep` last are kept.
+
+    path: their folder, relative to the working directory; RUN.checkpoints beside the results file RUN.h5 by default.
+    """
+
+    every_steps: NonNegativeInt = 0
+    keep: PositiveInt = 2
+    path: str | None = None
 
 
 class Config(Section):
@@ -325,5 +378,8 @@ class Config(Section):
     formats: FormatsTable = NONE
     timing: Timing = Timing()
     network: Network = Network()
+    memory: Memory = Memory()
+    ingest: Ingest = Ingest()
     output: Output = Output()
+    checkpoint: Checkpoint = Checkpoint()
     strict: bool = False

@@ -7,6 +7,7 @@ import numpy as np
 
 from meshemu.comm import Comm
 from meshemu.cost import durations_ps
+from meshemu.cost.ingest import release_ps
 from meshemu.emulator.build_step import BuiltStep
 from meshemu.emulator.timed_step import TimingOptions
 from meshemu.errors import InputError, PlanError
@@ -85,11 +86,11 @@ def _memory(tried: _Tried, system: System) -> str:
 def _time_ps(step: BuiltStep, mesh: Mesh, system: System, options: TimingOptions, comm: Comm) -> int:
     """Time of a step; of a large one, compute of the busiest device plus what its messages take at least."""
     program = step.program
-    durations = durations_ps(program, system.device)
+    durations = durations_ps(program, system.device, options.costs)
     if program.n_messages <= MOST_MESSAGES:
         timing = time_program(
             program, mesh, durations, packet_bytes=options.packet_bytes, order=options.routing, timeline_bins=0,
-            comm=comm,
+            release_ps=release_ps(program, system), comm=comm,
         )  # fmt: skip
         return timing.end_ps
     computes = program.kind == OpKind.COMPUTE

@@ -8,27 +8,34 @@ from numpy.typing import NDArray
 
 from meshemu.collectives import Schedule
 from meshemu.cost import Update, Work, combine_cost, work_ps
+from meshemu.cost.ingest import interface_rates
+from meshemu.cost.memory_use import MemoryUse
 from meshemu.cost.op_classes import VIEWS
 from meshemu.hardware import DeviceSpec, System
 from meshemu.hardware.format_roles import NONE, Formats
 from meshemu.mesh import Mesh
+from meshemu.mesh.interfaces import interface_devices
+from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import Program
 from meshemu.workload.choice import choose_schedules
 from meshemu.workload.emission import build_program
+from meshemu.workload.formats.storage import storage_of
 from meshemu.workload.graph import Graph
-from meshemu.workload.memory import peak_memory_bytes
+from meshemu.workload.ingest import add_ingest, needed_bytes, pieces_of_batch
+from meshemu.workload.memory import memory_use
 from meshemu.workload.partitioning import partition
 from meshemu.workload.plan import Plan
 from meshemu.workload.spmd import Spmd
 from meshemu.workload.stage_costs import OpCost, flops_and_bytes
 
-__all__ = ["BuiltStep", "StepOptions", "build_step"]
+__all__ = ["BuiltStep", "PlacedStep", "StepOptions", "build_step", "op_cost", "place_step", "with_program"]
 
 
 @dataclass(frozen=True, eq=False)
 class StepOptions:
     """How a step is partitioned, whatever the plan. updates: parameter name -> what its optimizer's update costs; the
-    others as in `partition` and `choose_schedules`.
+    others as in `partition` and `choose_schedules`. ingest_edges: of the mesh, where batches come in, () if they do not
+    have to. prefetch: modules ahead of their use for which sharded parameters are pooled.
     """
 
     updates: Mapping[str, Update]
@@ -38,21 +45,61 @@ class StepOptions:
     strict: bool = False
     clip_norm: float | None = None
     formats: Formats = NONE
+    ingest_edges: tuple[str, ...] = ()
+    prefetch: int = 1
+
+
+@dataclass(frozen=True, eq=False)
+class PlacedStep:
+    """One step partitioned under one plan: what its devices hold is known, its Program is not built yet."""
+
+    plan: Plan
+    spmd: Spmd
+    schedules: Mapping[int, Schedule]
+    memory: MemoryUse
 
 
 @dataclass(frozen=True, eq=False)
 class BuiltStep:
-    """One step under one plan. peak_memory_bytes: int64[n_devices]."""
+    """One step under one plan, with its Program."""
 
     plan: Plan
     spmd: Spmd
     schedules: Mapping[int, Schedule]
     program: Program
-    peak_memory_bytes: NDArray[np.int64]
+    memory: MemoryUse
+
+    @property
+    def peak_memory_bytes(self) -> NDArray[np.int64]:
+        """The most that each device holds, int64[n_devices]."""
+        return self.memory.total_bytes
 
 
 def build_step(graph: Graph, plan: Plan, mesh: Mesh, system: System, options: StepOptions) -> BuiltStep:
-    """Partition `graph`, choose its schedules, build its Program and count its memory. Raises as `partition` does."""
+    """As `place_step`, and build the Program."""
+    return with_program(place_step(graph, plan, mesh, system, options), mesh, system, options)
+
+
+def with_program(placed: PlacedStep, mesh: Mesh, system: System, options: StepOptions) -> BuiltStep:
+    """A step with its Program. options: those that it was placed with. Raises InputError if batches cannot come in."""
+
+    def ingest(builder: ProgramBuilder) -> None:
+        if options.ingest_edges:
+            interface_rates(system)
+            interfaces = interface_devices(mesh, options.ingest_edges, system.figure("interface.per_edge").number)
+            needed = needed_bytes(placed.spmd, placed.plan)
+            storage, values = storage_of(placed.spmd), placed.spmd.inputs.values()
+            floating = (storage.number_format(v) for v in values if v.dtype.is_floating_point)
+            add_ingest(builder, pieces_of_batch(needed, interfaces, mesh), interfaces, next(floating, "fp32"))
+
+    program = build_program(
+        placed.spmd, placed.plan, mesh.n_devices, placed.schedules, options.updates, options.prefetch, ingest
+    )
+    return BuiltStep(placed.plan, placed.spmd, placed.schedules, program, placed.memory)
+
+
+def place_step(graph: Graph, plan: Plan, mesh: Mesh, system: System, options: StepOptions) -> PlacedStep:
+    """Partition `graph`, choose its schedules and count its memory. Raises as `partition` does."""
     spmd = partition(
         graph,
         plan,
@@ -61,21 +108,20 @@ def build_step(graph: Graph, plan: Plan, mesh: Mesh, system: System, options: St
         strict=options.strict,
         clip_norm=options.clip_norm,
         formats=options.formats,
-        op_cost=_op_cost(system.device, plan.n_positions // plan.n_stages),
+        op_cost=op_cost(system.device, plan.n_positions // plan.n_stages),
     )
 
     def combine(number_format: str, size_bytes: NDArray[np.int64]) -> NDArray[np.int64]:
         return combine_cost(system.device, number_format)(size_bytes)
 
     schedules = choose_schedules(spmd, plan, mesh, options.collective, combine)
-    program = build_program(spmd, plan, mesh.n_devices, schedules, options.updates)
     states = {name: update.n_states for name, update in options.updates.items()}
     rounded = {n: sum(u.state_itemsizes) for n, u in options.updates.items() if u.state_itemsizes is not None}
-    memory = peak_memory_bytes(spmd, plan, mesh.n_devices, states, VIEWS, rounded)
-    return BuiltStep(plan, spmd, schedules, program, memory)
+    memory = memory_use(spmd, plan, mesh.n_devices, states, VIEWS, rounded, schedules, options.prefetch)
+    return PlacedStep(plan, spmd, schedules, memory)
 
 
-def _op_cost(device: DeviceSpec | None, n_devices: int) -> OpCost:
+def op_cost(device: DeviceSpec | None, n_devices: int) -> OpCost:
     """The time in ps of an operator whose work the devices of a stage share evenly.
 
     That is what it is for operators on activations; one that reads a whole weight on every device takes a little more.
@@ -85,7 +131,7 @@ def _op_cost(device: DeviceSpec | None, n_devices: int) -> OpCost:
     spec = device
 
     def cost(op_class: str, number_format: str, work: Work) -> int:
-        shares = (-(-amount // n_devices) for amount in (work.flops, work.read_bytes, work.write_bytes))
-        return work_ps(spec, op_class, number_format, Work(*shares))
+        flops, read, write = (-(-amount // n_devices) for amount in (work.flops, work.read_bytes, work.write_bytes))
+        return work_ps(spec, op_class, number_format, Work(flops, read, write))
 
     return cost

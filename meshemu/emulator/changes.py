@@ -13,7 +13,7 @@ from meshemu.record.reader import Run
 
 __all__ = ["Setting", "changed_setting", "hardware_figures", "timing_options_of"]
 
-TIMING_KEYS = ("packet_bytes", "routing", "timeline_bins")
+TIMING_KEYS = ("packet_bytes", "routing", "timeline_bins", "fusion", "calibration")
 """What of [timing] a stored Program leaves open."""
 
 

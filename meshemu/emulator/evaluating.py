@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meshemu.emulator.batches import apply
+from meshemu.emulator.memory_policy import memory_options
 from meshemu.emulator.prepare import FirstStep, OfPreparedStep, PreparedStep, prepare
 from meshemu.emulator.timed_step import TimingOptions, timing_options
 from meshemu.execute.determinism import make_deterministic
@@ -36,6 +37,7 @@ def evaluate(
     plan: str | Mapping[str, Any] = "data",
     seed: int = 0,
     formats: Mapping[str, Any] | None = None,
+    memory: Mapping[str, Any] | None = None,
     execute: bool = True,
     options: TimingOptions | None = None,
     router: Router | None = None,
@@ -51,6 +53,7 @@ def evaluate(
     The model is left as it was, each of its modules in its mode. Raises InputError for anything that does not fit.
     """
     roles = formats_of(formats)
+    room = memory_options(memory)
     ranks = as_comm(comm)
     make_deterministic()
 
@@ -69,6 +72,7 @@ def evaluate(
             comm=ranks,
             gradients=False,
             formats=roles,
+            memory=room,
             autocast_dtype=checked_autocast(model, autocast),
             first=FirstStep(lambda: batch, seed) if execute else None,
         )

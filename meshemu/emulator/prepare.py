@@ -1,13 +1,16 @@
 """From a module to a timed step: capture, partition, choose schedules, build the Program, time it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
 from meshemu.comm import Comm
+from meshemu.cost.ingest import interface_rates
 from meshemu.emulator.auto_plan import choose_plan
 from meshemu.emulator.build_step import BuiltStep, StepOptions, build_step
+from meshemu.emulator.fitting import Fitting, fitted
+from meshemu.emulator.memory_policy import REFUSE, MemoryOptions, check_resident
 from meshemu.emulator.prepared_step import OfPreparedStep, PreparedStep
 from meshemu.emulator.recaptured import PreparedSteps, Recaptured
 from meshemu.emulator.timed_step import TimingOptions, time_step
@@ -24,10 +27,14 @@ from meshemu.workload.graph import Graph
 from meshemu.workload.pipeline_candidates import pipeline_candidates
 from meshemu.workload.placement import make_plan
 from meshemu.workload.plan import PIPELINE, Plan
-from meshemu.workload.samples import first_samples, with_micro_batches
-from meshemu.workload.step_maths import StepFunction, checked_maths
+from meshemu.workload.samples import batch_size_of, first_of_batch, first_samples, with_micro_batches
+from meshemu.workload.step_maths import StepFunction, StepMaths, checked_maths
 
-__all__ = ["FirstStep", "OfPreparedStep", "PreparedStep", "prepare"]
+__all__ = ["Capture", "FirstStep", "OfPreparedStep", "PreparedStep", "prepare"]
+
+
+Capture = Callable[[StepMaths, Sequence[Any]], Graph]
+"""As `capture_maths`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,59 +63,82 @@ def prepare(
     strict: bool = False,
     first: FirstStep | None = None,
     formats: Formats = NONE,
+    memory: MemoryOptions = REFUSE,
+    ingest_edges: tuple[str, ...] = (),
+    capture: Capture = capture_maths,
 ) -> PreparedStep:
     """Capture and partition one step of `model` on a global `batch`, and time it on `system`.
 
     plan: as for `make_plan`, or "auto". gradients: False for a step of evaluation, which passes through a pipeline as
     one micro-batch. clip_norm, autocast_dtype, micro_batches, strict: as in `partition` and `capture`. first: the
     values of the first step, None where no maths is run; a step whose path depends on values is captured along the path
-    that they decide. formats: number formats of values by role.
+    that they decide. formats: number formats of values by role. memory: what to do about a step that does not
+    fit. ingest_edges: of the mesh, over which batches come in; () where they are on the devices already.
+    capture: how a step that asks for no values is captured; a study passes one that remembers.
 
     Raises InputError (or a subclass) for anything that does not fit, before any maths runs.
     """
     if formats:
         check_formats(model, autocast_dtype)
     mesh = flatten(system)
+    if ingest_edges:
+        interface_rates(system)
     regions(mesh.rows, mesh.cols, comm.size)  # refuses more ranks than devices before the work of capturing
     placed = None if plan == "auto" else make_plan(plan, mesh)
     if placed is not None and placed.has(PIPELINE):
         placed = with_micro_batches(placed, batch, micro_batches) if gradients else replace(placed, micro_batches=1)
         micro_batches = placed.micro_batches or 1
+    updates = stored_updates(updates_of(model, optimizer), formats)
+    if placed is not None and memory.when_full != "allow":
+        check_resident(model, updates, placed, system)
     maths, leaves = checked_maths(
         model, first_samples(batch, micro_batches), step, gradients=gradients, autocast_dtype=autocast_dtype
     )
     settings = StepOptions(
-        stored_updates(updates_of(model, optimizer), formats),
+        updates,
         options.collective,
         options.bucket_bytes,
         micro_batches,
         strict,
         clip_norm,
         formats,
+        ingest_edges,
+        options.prefetch,
     )
+
+    n_samples = batch_size_of(batch)
 
     @cache
     def graph_of(count: int) -> Graph:
         """The graph of one of so many micro-batches."""
-        part = first_samples(batch, count)
-        return capture_maths(*checked_maths(model, part, step, gradients=gradients, autocast_dtype=autocast_dtype))
+        return captured(first_samples(batch, count))
+
+    def captured(part: Any) -> Graph:
+        return capture(*checked_maths(model, part, step, gradients=gradients, autocast_dtype=autocast_dtype))
 
     def built(graph: Graph, wanted: Plan | None) -> PreparedStep:
-        def build(tried: Plan) -> BuiltStep:
+        def part_of(tried: Plan) -> tuple[Graph, StepOptions]:
             count = tried.micro_batches or micro_batches
-            part = graph if count == micro_batches else graph_of(count)
-            return build_step(part, tried, mesh, system, replace(settings, micro_batches=count))
+            return graph if count == micro_batches else graph_of(count), replace(settings, micro_batches=count)
+
+        def build(tried: Plan) -> BuiltStep:
+            part, its_settings = part_of(tried)
+            return build_step(part, tried, mesh, system, its_settings)
 
         if wanted is not None:
             one, reason = build(wanted), ""
         else:
             plans = [*candidates(graph, mesh), *pipeline_candidates(graph, mesh, batch, micro_batches)]
             one, reason = choose_plan(plans, build, mesh, system, options, comm)
-        timed = time_step(one.program, system, one.peak_memory_bytes, options, comm)
-        return PreparedStep(one.plan, one.spmd, one.schedules, timed, reason, formats)
+        part, its_settings = part_of(one.plan)
+        given = Fitting(part, mesh, system, its_settings, lambda n: captured(first_of_batch(batch, n)), n_samples)
+        fit = fitted(one, given, memory)
+        one = fit.step
+        timed = time_step(one.program, system, one.peak_memory_bytes, options, comm, one.memory)
+        return PreparedStep(one.plan, one.spmd, one.schedules, timed, reason, formats, fit.remark)
 
     try:
-        return built(capture_maths(maths, leaves), placed)
+        return built(capture(maths, leaves), placed)
     except DataDependentError as question:
         values = _values(question, first, micro_batches, formats)
         steps = Recaptured(maths, built, placed, comm)

@@ -24,7 +24,8 @@ __all__ = ["OfPreparedStep", "PreparedStep"]
 class PreparedStep:
     """One training step, partitioned and timed: what the executor, the recorder and the reports start from.
 
-    reason: why this plan, where it was chosen by `plan = "auto"`, else "". formats: of values by role.
+    reason: why this plan, where it was chosen by `plan = "auto"`, else "". formats: of values by role. memory_remark:
+    what was done to make it fit into memory, "" if nothing had to be.
     """
 
     plan: Plan
@@ -33,6 +34,7 @@ class PreparedStep:
     timed: TimedStep
     reason: str
     formats: Formats
+    memory_remark: str
 
     @property
     def gathered(self) -> tuple[Gathered, ...]:
@@ -46,8 +48,8 @@ class PreparedStep:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """The plan, why it was chosen if it was, what was gathered for want of a rule, and the number formats: one
-        sentence each.
+        """The plan, why it was chosen if it was, what was gathered for want of a rule, what was done to fit into
+        memory, and the number formats: one sentence each.
         """
         why = f", chosen: {self.reason}" if self.reason else ""
         gathers = (
@@ -55,7 +57,8 @@ class PreparedStep:
             f"on whole ones ({format_bytes(g.size_bytes)} of cut inputs)"
             for g in self.gathered
         )
-        return (f"plan: {self.plan.describe()}{why}", *gathers, *format_remarks(self.spmd, self.formats))
+        memory = (self.memory_remark,) if self.memory_remark else ()
+        return (f"plan: {self.plan.describe()}{why}", *gathers, *memory, *format_remarks(self.spmd, self.formats))
 
     @property
     def last_timed(self) -> TimedStep:

@@ -19,6 +19,7 @@ from meshemu.execute.executor import StepResult
 from meshemu.execute.training import StepRunner, Tensor
 from meshemu.workload.capture import capture_maths, decision_inputs
 from meshemu.workload.decisions import Decision
+from meshemu.workload.formats.maxima import Maxima
 from meshemu.workload.graph import Graph
 from meshemu.workload.graph_digest import graph_digest
 from meshemu.workload.plan import Plan
@@ -65,6 +66,11 @@ class Recaptured:
     def prepare(self, inputs: Mapping[str, Tensor], *, seed: int, step: int) -> PreparedStep:
         """The step along the path that `inputs`, whole tensors by graph input name, decide. Raises as `run`."""
         return self._along(inputs, seed, step)[1].prepared
+
+    @property
+    def maxima(self) -> Maxima:
+        """None: values that formats round are not decided on."""
+        return Maxima()
 
     @property
     def samples(self) -> None:

@@ -6,13 +6,13 @@ from typing import Any
 
 from meshemu.comm import Comm
 from meshemu.emulator.changes import Setting, changed_setting
-from meshemu.emulator.recording import CAPTURED, REMARKS, Recorder
+from meshemu.emulator.recording import CAPTURED, REMARKS, Layout, Recorder
 from meshemu.emulator.timed_step import TimedStep, time_step
 from meshemu.record.reader import Run, open_run
 from meshemu.record.step_record import TrainingRecord
 from meshemu.runtime.mpi import as_comm
 
-__all__ = ["retime", "time_stored"]
+__all__ = ["retime", "retime_in", "time_stored"]
 
 
 def retime(
@@ -25,18 +25,32 @@ def retime(
     Programs of their own, that is the first one, whose Program is stored. Raises InputError for an unknown key or a
     system of another shape.
     """
-    ranks = as_comm(comm)
     stored = open_run(path)
-    setting = changed_setting(stored, overrides)
+    return retime_in(stored, changed_setting(stored, overrides), output, overwrite=overwrite, comm=comm)
+
+
+def retime_in(
+    stored: Run, setting: Setting, output: str | Path, *, overwrite: bool = False, comm: Any = None
+) -> TimedStep:
+    """Time the Program of a stored run in a setting, and write the result to `output`, as `retime` does."""
+    ranks = as_comm(comm)
     timed = time_stored(stored, setting, ranks)
     records = _records(stored)
-    recorder = Recorder.open(
-        output, timed, ranks, config_text=setting.config_text, n_steps=len(records), overwrite=overwrite,
-        remarks=[text for text in stored.assumptions if text.startswith(REMARKS)], loss_names=stored.loss_names,
+    layout = Layout(
+        config_text=setting.config_text,
+        n_steps=len(records),
+        remarks=[text for text in stored.assumptions if text.startswith(REMARKS)],
+        loss_names=stored.loss_names,
         n_parameter_groups=stored.n_parameter_groups,
-    )  # fmt: skip
-    for record in records:
-        recorder.step(record, wall_s=0.0)
+        order=setting.options.routing,
+    )
+    recorder = Recorder.open(output, timed, ranks, layout, overwrite=overwrite)
+    try:
+        for step, record in enumerate(records):
+            recorder.step(step, record, wall_s=0.0)
+    except BaseException:
+        recorder.abandon()
+        raise
     recorder.finish({})
     return timed
 
@@ -44,7 +58,7 @@ def retime(
 def time_stored(stored: Run, setting: Setting, comm: Comm) -> TimedStep:
     """Time the Program of a stored run in a setting."""
     memory = stored.column("/results/devices/peak_memory_bytes")
-    return time_step(stored.program(), setting.system, memory, setting.options, comm)
+    return time_step(stored.program(), setting.system, memory, setting.options, comm, stored.memory_use())
 
 
 def _records(stored: Run) -> list[TrainingRecord]:

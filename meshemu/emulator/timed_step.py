@@ -1,13 +1,16 @@
 """A Program on a system with its virtual time: what is recorded of every step. Works without torch."""
 
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.comm import Comm
-from meshemu.cost import Assumption, assumptions, durations_ps
+from meshemu.cost import Assumption, CostOptions, assumptions, durations_ps, read_calibration
+from meshemu.cost.ingest import ingest_ops, release_ps
+from meshemu.cost.memory_use import MemoryUse
 from meshemu.emulator.flits import announce_flits
 from meshemu.errors import InputError
 from meshemu.hardware import Router, System
@@ -17,6 +20,7 @@ from meshemu.network import Timing, time_program
 from meshemu.network.summary import StepSummary, step_summary
 from meshemu.program.ir import Program
 from meshemu.program.traffic import TRAFFIC, message_classes
+from meshemu.units import format_time
 
 __all__ = ["TimedStep", "TimingOptions", "time_step", "timing_options"]
 
@@ -25,31 +29,46 @@ __all__ = ["TimedStep", "TimingOptions", "time_step", "timing_options"]
 class TimingOptions:
     """How virtual time is computed, and which collectives are used.
 
-    router: routers with finite buffers (docs/back-pressure.md); None: unbounded FIFOs. Raises InputError for packets
-    that do not fit the router.
+    prefetch: modules ahead of their use for which sharded parameters are pooled (docs/memory.md). fusion: pointwise ops
+    run within the op that makes what they alone read. calibration: a file of measured times of ops
+    (docs/cost-model.md). router: routers with finite buffers (docs/back-pressure.md); None: unbounded FIFOs. Raises
+    InputError for packets that do not fit the router, and for a calibration that cannot be read.
     """
 
     packet_bytes: int = 4096
     routing: Order = "xy"
     collective: str = "auto"
     bucket_bytes: int = 25_000_000
+    prefetch: int = 1
     timeline_bins: int = 64
+    fusion: bool = False
+    calibration: str | None = None
     router: Router | None = None
 
     def __post_init__(self) -> None:
         if self.router is not None:
             self.router.packet_flits(self.packet_bytes)
+        if self.calibration is not None:
+            _ = self.costs
+
+    @cached_property
+    def costs(self) -> CostOptions:
+        """How long ops take."""
+        table = None if self.calibration is None else read_calibration(self.calibration)
+        return CostOptions(self.fusion, table)
 
     def tables(self) -> dict[str, Any]:
         """The sections [timing] and [network] of a configuration that say the same."""
         timing = asdict(replace(self, router=None))
         del timing["router"]
+        if self.calibration is None:
+            del timing["calibration"]
         return {"timing": timing, "network": {} if self.router is None else {"router": self.router.as_table()}}
 
 
 @dataclass(frozen=True, eq=False)
 class TimedStep:
-    """One step of a Program on a system. peak_memory_bytes: int64[n_devices]."""
+    """One step of a Program on a system. peak_memory_bytes: int64[n_devices]; memory: for what, where that is known."""
 
     system: System
     mesh: Mesh
@@ -58,6 +77,7 @@ class TimedStep:
     summary: StepSummary
     peak_memory_bytes: NDArray[np.int64]
     assumptions: tuple[Assumption, ...]
+    memory: MemoryUse | None = None
 
 
 def timing_options(options: TimingOptions | None, router: Router | None) -> TimingOptions:
@@ -79,11 +99,16 @@ def timing_options(options: TimingOptions | None, router: Router | None) -> Timi
 
 
 def time_step(
-    program: Program, system: System, peak_memory_bytes: NDArray[np.int64], options: TimingOptions, comm: Comm
+    program: Program,
+    system: System,
+    peak_memory_bytes: NDArray[np.int64],
+    options: TimingOptions,
+    comm: Comm,
+    memory: MemoryUse | None = None,
 ) -> TimedStep:
     """Time `program` on `system`; with a router, messages travel in the classes of `program.traffic`."""
     mesh = flatten(system)
-    durations = durations_ps(program, system.device)
+    durations = durations_ps(program, system.device, options.costs)
     router = options.router
     if router is not None and comm.rank == 0:
         announce_flits(program, mesh, router)
@@ -96,11 +121,25 @@ def time_step(
         timeline_bins=options.timeline_bins,
         router=router,
         message_class=0 if router is None else message_classes(program, router.message_classes),
+        release_ps=release_ps(program, system),
         comm=comm,
     )
-    summary = step_summary(program, timing, durations)
-    named = assumptions(system.device, program) + ([] if router is None else [_of_routers(router)])
-    return TimedStep(system, mesh, program, timing, summary, peak_memory_bytes, tuple(named))
+    ingest = ingest_ops(program)
+    summary = step_summary(program, timing, durations, ingest)
+    named = assumptions(system.device, program, options.costs) + ([] if router is None else [_of_routers(router)])
+    if ingest.any():
+        named.append(_of_ingest(int(timing.ops.end_ps[ingest].max()), summary))
+    return TimedStep(system, mesh, program, timing, summary, peak_memory_bytes, tuple(named), memory)
+
+
+def _of_ingest(there_ps: int, summary: StepSummary) -> Assumption:
+    """When the data of the next step are there, and what that means for this one."""
+    waits = f"the step waits {format_time(summary.ingest_ps)} for them" if summary.ingest_ps else "the step hides that"
+    return Assumption(
+        "ingest",
+        "The batch of the next step is brought in during this one, over PCIe, interface processors and links of the "
+        f"mesh; it is on its devices after {format_time(there_ps)}: {waits}.",
+    )
 
 
 def _of_routers(router: Router) -> Assumption:

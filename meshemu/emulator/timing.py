@@ -4,7 +4,8 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from meshemu.cost import durations_ps
+from meshemu.cost import PLAIN, CostOptions, durations_ps
+from meshemu.cost.ingest import release_ps
 from meshemu.hardware import Router, System
 from meshemu.mesh import flatten
 from meshemu.mesh.routing import Order
@@ -26,26 +27,29 @@ def time(
     timeline_bins: int = 64,
     router: Router | None = None,
     message_class: ArrayLike | None = None,
+    costs: CostOptions = PLAIN,
     comm: Any = None,
 ) -> Timing:
     """Virtual time of every op and message of `program` on `system`, with link contention.
 
     packet_bytes: accuracy against speed. order: dimension-ordered routing, "xy" or "yx". router: routers with finite
     buffers (docs/back-pressure.md) in place of unbounded FIFOs; message_class: there, of each message or of all (None:
-    by what messages are for, as `program.traffic` sorts them). comm: an mpi4py communicator whose ranks share the work
-    (default: this process alone); the result is the same for any number of ranks.
+    by what messages are for, as `program.traffic` sorts them). costs: fusion and calibration of ops. comm: an mpi4py
+    communicator whose ranks share the work (default: this process alone); the result is the same for any number of
+    ranks.
     """
     if message_class is None:
         message_class = 0 if router is None else message_classes(program, router.message_classes)
     return time_program(
         program,
         flatten(system),
-        durations_ps(program, system.device),
+        durations_ps(program, system.device, costs),
         packet_bytes=packet_bytes,
         order=order,
         timeline_bins=timeline_bins,
         router=router,
         message_class=message_class,
+        release_ps=release_ps(program, system),
         comm=as_comm(comm),
     )
 

@@ -1,9 +1,9 @@
 """The loop over training steps, shared by configured runs and by `emulate`."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from math import nan
+from math import isnan, nan
 from typing import Any
 
 from meshemu.emulator.prepared_step import OfPreparedStep
@@ -31,6 +31,14 @@ class History:
     learning_rates: list[tuple[float, ...]] = field(default_factory=list)
     held_out: dict[int, HeldOut] = field(default_factory=dict)
     gradients: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def recorded(cls, records: Sequence[TrainingRecord]) -> "History":
+        """Of steps whose records are in a file, from the first one on."""
+        history = cls()
+        for record in records:
+            history.add(_outcome(record), _scores(record))
+        return history
 
     @property
     def accuracies(self) -> dict[int, float]:
@@ -85,28 +93,30 @@ class OfTraining(OfPreparedStep):
 
 def train(
     trainer: Trainer | None,
-    n_steps: int,
+    steps: range,
     batch_of: Callable[[int], Any],
     *,
+    history: History,
     recorder: Recorder | None,
-    evaluate: Callable[[int], HeldOut | None],
-    progress: Callable[[float, HeldOut | None], None],
     timed: Callable[[], TimedStep],
+    evaluate: Callable[[int], HeldOut | None] = lambda _step: None,
+    progress: Callable[[float, HeldOut | None], None] = lambda _loss, _scores: None,
+    passed: Callable[[int], None] = lambda _n_done: None,
 ) -> History:
-    """Run `n_steps` steps; without a trainer they are recorded as timed only (loss NaN).
+    """Run `steps`, and add them to `history`; without a trainer they are recorded as timed only (loss NaN).
 
     evaluate(step) gives the scores on held-out data after a step, or None if they are not due. timed() is the virtual
-    time of the step that was run last.
+    time of the step that was run last. passed(n) is called when n steps of the run are done and recorded.
     """
-    history = History()
-    for step in range(n_steps):
+    for step in steps:
         started = time.perf_counter()
         outcome = StepOutcome(nan, "", {}) if trainer is None else trainer.step(batch_of(step), step)
         scores = None if trainer is None else evaluate(step)
         history.add(outcome, scores)
         if recorder is not None:
-            recorder.step(_record(outcome, scores), wall_s=time.perf_counter() - started, timed=timed())
+            recorder.step(step, _record(outcome, scores), wall_s=time.perf_counter() - started, timed=timed())
         progress(outcome.loss, scores)
+        passed(step + 1)
     return history
 
 
@@ -122,3 +132,19 @@ def _record(outcome: StepOutcome, scores: HeldOut | None) -> TrainingRecord:
         return record
     accuracy = nan if scores.accuracy is None else scores.accuracy
     return replace(record, held_out_loss=scores.loss, held_out_loss_by_name=scores.losses, accuracy=accuracy)
+
+
+def _outcome(record: TrainingRecord) -> StepOutcome:
+    """What `_record` made a record of, without the gradients."""
+    if not record.parameters_sha256:
+        return StepOutcome(nan, "", {})
+    return StepOutcome(
+        record.loss, record.parameters_sha256, {}, record.loss_by_name, record.gradient_norm, record.learning_rate
+    )
+
+
+def _scores(record: TrainingRecord) -> HeldOut | None:
+    if isnan(record.held_out_loss):
+        return None
+    accuracy = None if isnan(record.accuracy) else record.accuracy
+    return HeldOut(record.held_out_loss, dict(record.held_out_loss_by_name), accuracy)

@@ -31,14 +31,19 @@ class HeldOut:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode; afterwards each of its modules is in the mode that it was in."""
+    """The model in evaluation mode; afterwards each of its modules is in the mode that it was in, and buffers that
+    change in evaluation too, which only the rank that evaluates would see, are as they were.
+    """
     modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     model.eval()
     try:
         yield
     finally:
         for module, training in modes:
             module.training = training
+        for buffer, value in buffers:
+            buffer.copy_(value)
 
 
 def held_out(

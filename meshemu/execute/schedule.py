@@ -16,7 +16,7 @@ from meshemu.errors import InputError
 from meshemu.execute.optimizer import Optimizer
 from meshemu.execute.options import REFUSALS, checked, construct, keywords
 
-__all__ = ["Scheduler", "advance", "bind_schedule", "learning_rates", "make_schedule"]
+__all__ = ["Scheduler", "advance", "bind_schedule", "learning_rates", "length_of", "make_schedule"]
 
 Scheduler = lr_scheduler.LRScheduler
 
@@ -73,8 +73,7 @@ def make_schedule(optimizer: Optimizer, options: Mapping[str, Any], n_steps: int
     kind = _KINDS[name]
     if warmup and kind.own_start:
         raise InputError(f"{SECTION}.warmup_steps = {warmup}: {name} has a warm-up of its own")
-    if kind.length is not None:
-        arguments.setdefault(kind.length, max(n_steps - warmup, 1))
+    arguments = _filled_in(kind.length, arguments, n_steps - warmup)
     valid = keywords(kind.scheduler, ("last_epoch", *kind.hidden))
     arguments = checked(SECTION, valid, arguments)
     required = [key for key, parameter in valid.items() if parameter.default is parameter.empty or key == kind.length]
@@ -89,6 +88,16 @@ def make_schedule(optimizer: Optimizer, options: Mapping[str, Any], n_steps: int
         if not all(isfinite(lr) and lr >= 0 for lr in rate):
             raise InputError(f"{SECTION}: the learning rate of step {step} would be {', '.join(map(str, rate))}")
     return make(optimizer, **arguments)
+
+
+def length_of(options: Mapping[str, Any], n_steps: int) -> dict[str, Any]:
+    """The option of a [training.schedule] table that says how long it lasts, as it is in a run of `n_steps`; {} if
+    there is none.
+    """
+    kind = _KINDS[options["name"]]
+    if kind.length is None:
+        return {}
+    return {kind.length: _filled_in(kind.length, options, n_steps - options.get("warmup_steps", 0))[kind.length]}
 
 
 def bind_schedule(
@@ -140,6 +149,11 @@ def learning_rates(scheduler: Scheduler, n_steps: int) -> list[list[float]]:
         except REFUSALS as error:
             raise InputError(f"{SECTION}: there is no learning rate for step {step + 1}: {error}") from error
     return rates
+
+
+def _filled_in(length: str | None, options: Mapping[str, Any], n_steps: int) -> dict[str, Any]:
+    """`options` with the length of the run where they leave it open."""
+    return dict(options) if length is None else {length: max(n_steps, 1), **options}
 
 
 def _after_warmup(optimizer: Optimizer, main: Scheduler, n_steps: int) -> Scheduler:

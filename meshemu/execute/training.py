@@ -20,10 +20,23 @@ from meshemu.execute.feeding import BATCH
 from meshemu.execute.number_formats import StateRounding
 from meshemu.execute.optimizer import Optimizer
 from meshemu.execute.schedule import Scheduler, advance
+from meshemu.execute.state import load_state, state_of
 from meshemu.hardware.format_roles import NONE, Formats
+from meshemu.workload.formats.maxima import Maxima
 from meshemu.workload.step_maths import autocast
 
-__all__ = ["DType", "Module", "Samples", "StepOutcome", "StepRunner", "Tensor", "Trainer", "run_step", "step_inputs"]
+__all__ = [
+    "DType",
+    "Module",
+    "Samples",
+    "StepOutcome",
+    "StepRunner",
+    "Tensor",
+    "Trainer",
+    "digest_of",
+    "run_step",
+    "step_inputs",
+]
 
 DType = torch.dtype
 Module = nn.Module
@@ -54,6 +67,10 @@ class StepRunner(Protocol):
     def samples(self) -> Samples:
         """Indices along dim 0 of a batch that this rank reads; None for all of them."""
 
+    @property
+    def maxima(self) -> Maxima:
+        """The running maxima that biases of number formats follow; what a run that goes on needs of it."""
+
     def run(self, inputs: Mapping[str, torch.Tensor], *, seed: int, step: int) -> StepResult:
         """One step. inputs: whole tensors by graph input name, the same on every rank."""
 
@@ -83,6 +100,23 @@ class Trainer:
         """Indices along dim 0 of a batch that this rank reads; None for all of them."""
         return self._executor.samples
 
+    def state_dict(self) -> dict[str, Any]:
+        """A copy of all that steps change: as `state_of`, and under "formats" the running maxima of sliding biases.
+
+        Random numbers and batches are counted, by seed and step, and have no state.
+        """
+        maxima = self._executor.maxima.state_dict()
+        return state_of(self._model, self._optimizer, self._schedule) | ({"formats": maxima} if maxima else {})
+
+    def load_state_dict(self, state: Mapping[str, Any], name: str) -> None:
+        """Go on from what `state_dict` gave, to the bit; `name` is what errors call it.
+
+        Raises:
+            InputError: a part is missing, or does not fit.
+        """
+        load_state(self._model, self._optimizer, self._schedule, state, name)
+        self._executor.maxima.load_state_dict(state.get("formats", {}))
+
     def step(self, batch: Any, step: int) -> StepOutcome:
         """Forward, backward and update on a global batch: any nest of tensors, the same on every rank that reads them.
 
@@ -106,7 +140,7 @@ class Trainer:
             self._state_rounding.round(self._seed, step)
         return StepOutcome(
             loss,
-            self._digest(),
+            digest_of(self._model.state_dict()),
             result.gradients,
             {name: float(value) for name, value in result.metrics.items()},
             float(_norm(result.gradients.values()) if result.gradient_norm is None else result.gradient_norm),
@@ -123,13 +157,14 @@ class Trainer:
             advance(self._schedule, loss)
         return rates
 
-    def _digest(self) -> str:
-        """SHA-256 over the names and bytes of all parameters and buffers."""
-        digest = hashlib.sha256()
-        for name, tensor in self._model.state_dict().items():
-            digest.update(name.encode())
-            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
-        return digest.hexdigest()
+
+def digest_of(state: Mapping[str, Any]) -> str:
+    """SHA-256 over the names and bytes of all parameters and buffers in the state dict of a model."""
+    digest = hashlib.sha256()
+    for name, tensor in state.items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _norm(gradients: Iterable[torch.Tensor]) -> torch.Tensor:

@@ -15,13 +15,16 @@ from numpy.typing import NDArray
 
 from meshemu.program.ir import OpKind
 from meshemu.record.access import read_file
+from meshemu.record.attributes import get_attributes
 from meshemu.record.reader import Run, open_run
 from meshemu.record.schema import COLUMNS, COMPARED_GROUPS, DIMS, LOSS_NAMES, Column
 
 __all__ = ["Difference", "compare"]
 
-# Attributes by which HDF5 ties scales to axes: they hold addresses within the file, not values.
+# Attributes by which HDF5 ties scales to axes, which hold addresses within the file, and those that follow from the
+# schema, the system and the Program, which are compared themselves.
 _BOOKKEEPING = {"CLASS", "NAME", "DIMENSION_LIST", "REFERENCE_LIST", "_Netcdf4Dimid", "_Netcdf4Coordinates"}
+_FOLLOWING = {"long_name", "units", "flag_values", "flag_meanings", "_Encoding"}
 _LONGEST_TEXT = 60
 
 
@@ -124,8 +127,8 @@ def _attributes(file: h5py.File, group: str) -> dict[str, Any]:
 
     def visit(path: str, item: h5py.Group | h5py.Dataset) -> None:
         found[path] = None
-        for name in item.attrs.keys() - _BOOKKEEPING:
-            value = item.attrs[name]
+        for name in item.attrs.keys() - _BOOKKEEPING - _FOLLOWING:
+            value = get_attributes(item, [name])[name]
             found[f"{path}@{name}"] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
     visit(group, file[group])

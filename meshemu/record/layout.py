@@ -6,9 +6,19 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.record.schema import DIMS, GROUPS, NETCDF_DIMENSION_ONLY, Column, columns_of
+from meshemu.record.schema import (
+    CHECKSUMS,
+    COMMIT_INDEXES,
+    DIMS,
+    GROUPS,
+    NETCDF_DIMENSION_ONLY,
+    WHOLE_COLUMN,
+    Column,
+    checked_paths,
+    columns_of,
+)
 
-__all__ = ["create_groups", "put_row"]
+__all__ = ["TEXT_ENCODING", "create_groups"]
 
 # Between 4k and 128k elements a chunk compresses equally well; one chunk per step and column keeps appends cheap.
 _MAX_CHUNK = 131_072
@@ -29,6 +39,9 @@ def create_groups(
     per step are chunked). `flags` gives the names behind "@..." in the schema. `text` gives the content of the "str"
     columns and of the scales that hold names, by path: fixed strings need their length now.
     """
+    checked = {f"{CHECKSUMS}/checked_{dim}": checked_paths(dim) for dim in (*COMMIT_INDEXES, WHOLE_COLUMN)}
+    sizes = dict(sizes) | {path.rpartition("/")[2]: len(names) for path, names in checked.items()} | {"version": 2}
+    text = dict(text) | checked
     for group_path in GROUPS:
         group = file.require_group(group_path)
         group.attrs["long_name"] = GROUPS[group_path]
@@ -42,12 +55,6 @@ def create_groups(
             _annotate(dataset, column, flags)
             for axis, dim in enumerate(column.dims):
                 dataset.dims[axis].attach_scale(scales[dim])
-
-
-def put_row(dataset: h5py.Dataset, row: int, value: object) -> None:
-    """Make `value` the last entry along the first axis, at `row`; what an interrupted write left there is replaced."""
-    dataset.resize(row + 1, axis=0)
-    dataset[row] = value
 
 
 def _create_scale(

@@ -25,14 +25,19 @@ def program_tables(program: Program) -> str:
     """What a Program holds besides arrays, as JSON."""
     tables: dict[str, Any] = {name: getattr(program, name) for name in _TABLES}
     collectives = [asdict(use) for use in program.collectives]
-    return json.dumps({"n_devices": program.n_devices, **tables, "collectives": collectives}, ensure_ascii=False)
+    tables |= {"shapes": program.shapes, "collectives": collectives}
+    return json.dumps({"n_devices": program.n_devices, **tables}, ensure_ascii=False)
 
 
 def program_from_parts(arrays: Mapping[str, NDArray[Any]], tables_json: str) -> Program:
-    """The Program of which `program_arrays` and `program_tables` made these parts."""
+    """The Program of which `program_arrays` and `program_tables` made these parts.
+
+    Files of a layout before 3 know no shapes.
+    """
     tables = json.loads(tables_json)
     collectives = tuple(_collective(use) for use in tables["collectives"])
     parts: dict[str, Any] = {name: tuple(tables[name]) for name in _TABLES} | dict(arrays)
+    parts["shapes"] = tuple(tuple(tuple(part) for part in shape) for shape in tables.get("shapes", ()))
     return Program(n_devices=tables["n_devices"], collectives=collectives, **parts)
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:  # the network package compiles kernels when imported; only its result types are needed here
     from meshemu.network.results import LinkStats
 
-__all__ = ["StepRecord", "TrainingRecord"]
+__all__ = ["MessageRecord", "StepRecord", "TrainingRecord"]
 
 NOT_COMPUTED = float("nan")
 
@@ -52,3 +52,14 @@ class StepRecord:
     wall_s: float
     ingest_ps: int = 0
     training: TrainingRecord = TrainingRecord()
+
+
+@dataclass(frozen=True, eq=False)
+class MessageRecord:
+    """Every message of a step: when its head left and its tail arrived, int64[n_messages], and over how many links it
+    went, int32[n_messages].
+    """
+
+    depart_ps: NDArray[np.int64]
+    arrival_ps: NDArray[np.int64]
+    hops: NDArray[np.int32]
