@@ -15,7 +15,7 @@ from meshemu.errors import InputError
 from meshemu.hardware import Router, System
 from meshemu.mesh import flatten
 from meshemu.network.results import OpTimes, Timeline
-from meshemu.record import RunWriter, open_run
+from meshemu.record import Head, RunWriter, open_run
 
 TIGHT = ["network.router={flit_bytes=64, virtual_channels=1, buffer_flits=1}"]
 
@@ -126,10 +126,9 @@ def test_trees_are_refused_by_the_name_of_their_collective(tmp_path):
     system = system.override({"mesh.multicast": True, "mesh.reduction": True})
     mesh = flatten(system)
     program = collective_program("all_reduce", "in_network", mesh, 64)
-    with RunWriter(
-        tmp_path / "run.h5", system_json=system.to_json(), mesh=mesh, program=program, n_steps=1,
-        config_text='[timing]\ncollective = "in_network"\n', timeline_bins=1, assumptions=[],
-    ) as writer:  # fmt: skip
+    config_text = '[timing]\ncollective = "in_network"\n'
+    head = Head(system_json=system.to_json(), mesh=mesh, program=program, config_text=config_text, n_steps=1)
+    with RunWriter.create(tmp_path / "run.h5", head) as writer:
         none = np.zeros(program.n_ops, np.int64)
         writer.write_ops(OpTimes(none, none))
         writer.write_timeline(Timeline(1, np.zeros((1, mesh.n_links), np.int64)))

@@ -82,7 +82,7 @@ def test_text_holds_the_figures(case: Case, run: Run) -> None:
 @pytest.mark.parametrize(
     ("case", "words"),
     [
-        (make_case(1, 2, compute_ps=10, message_bytes=10**6), "first of all link bandwidth"),
+        (make_case(1, 2, compute_ps=10, message_bytes=10**6), "first of all one link, r0c1 -> r0c0 west (link), which"),
         (make_case(1, 20, compute_ps=10, message_bytes=1), "first of all link latency"),
         (make_case(2, 2, compute_ps=10**8), "Compute bounds the step: 99"),
     ],

@@ -7,33 +7,30 @@ The two directions of an edge lie side by side, each on the right-hand side of i
 """
 
 import os
-from pathlib import Path
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection, PolyCollection
-from matplotlib.colors import ListedColormap, Normalize, to_rgba
+from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from meshemu.analysis.link_ends import link_ends, room_for_switches, switch_bars
 from meshemu.analysis.metrics import router_table
-from meshemu.errors import RecordError
+from meshemu.analysis.palette import UNUSED, link_scale
+from meshemu.analysis.sheet import INK, write
 from meshemu.hardware import System
 from meshemu.mesh import Mesh
 from meshemu.record import Run
 from meshemu.units import format_time
 
-__all__ = ["save"]
+__all__ = ["arrows", "picture", "round_up", "save"]
 
-_DPI = 150
 _MEAN_SIDE_INCHES, _LONG_SIDE_INCHES, _LARGEST_PITCH_INCHES = 8.0, 20.0, 1.25
 _LEAST_WIDTH_INCHES, _LEAST_HEIGHT_INCHES, _LEFT_INCHES = 7.0, 1.6, 0.45
 _SMALLEST_LABEL_POINTS, _LEAST_TILE_POINTS = 4.0, 14.0
-_INK, _DEVICE, _DEAD, _UNUSED, _TILE_EDGE = "#30343b", "#dfe3e8", "#9aa1ab", "#e9ebee", "#8a929e"
+_DEVICE, _DEAD, _TILE_EDGE = "#dfe3e8", "#9aa1ab", "#8a929e"
 
 # In units of the grid's pitch. Below the wide pitch, links take the room that labels would need.
 _MARGIN = 0.55
@@ -49,24 +46,25 @@ def save(run: Run, path: str | os.PathLike[str], step: int = -1) -> None:
     Raises:
         RecordError: there is no such step, or the picture cannot be written.
     """
+    write(picture(run, step), path, "png")
+
+
+def picture(run: Run, step: int = -1) -> Figure:
+    """The picture of a step (negative: from the end). RecordError: there is no such step."""
     utilisation = run.link_utilisation(step)
     figures = run.steps.iloc[step]
     system = System.from_json(run.system_json)
     title = f"Link utilisation, {system.name}, step {figures.name}: {format_time(int(figures['time_ps']))}"
     if router_table(run.config) is not None:
         title += ", with routers"
-    figure = _draw(run.mesh(), utilisation, title, system.devices)
-    try:
-        FigureCanvasAgg(figure).print_figure(Path(path), dpi=_DPI, format="png")
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {os.strerror(error.errno) if error.errno else error}") from None
+    return _draw(run.mesh(), utilisation, title, system.devices)
 
 
 def _draw(mesh: Mesh, utilisation: NDArray[np.float64], title: str, unit: str) -> Figure:
     """The whole picture. Injection and ejection links have no place on the grid; the caption gives their maximum."""
     on_grid = mesh.link_src != mesh.link_dst
-    norm = Normalize(0, 100 * _round_up(float(utilisation[on_grid].max(initial=0.0))))
-    colours = _colours()
+    norm = Normalize(0, 100 * round_up(float(utilisation[on_grid].max(initial=0.0))))
+    colours = link_scale()
     figure, axes, points_per_pitch = _page(mesh)
     _draw_tiles(axes, mesh, points_per_pitch)
     _draw_devices(axes, mesh, points_per_pitch)
@@ -75,9 +73,9 @@ def _draw(mesh: Mesh, utilisation: NDArray[np.float64], title: str, unit: str) -
     links = np.flatnonzero(on_grid)
     links = links[np.argsort(utilisation[links], kind="stable")]  # the busiest on top
     faces = colours(norm(100 * utilisation[links]))
-    faces[utilisation[links] == 0] = to_rgba(_UNUSED)
-    arrows = list(_arrows(mesh, links, outer))
-    axes.add_collection(PolyCollection(arrows, facecolors=faces, edgecolors="none", zorder=2))
+    faces[utilisation[links] == 0] = to_rgba(UNUSED)
+    outlines = list(arrows(mesh, links, outer))
+    axes.add_collection(PolyCollection(outlines, facecolors=faces, edgecolors="none", zorder=2))
     _caption(figure, mesh, title, utilisation, on_grid, unit)
     if len(links):
         _colour_bar(figure, axes, ScalarMappable(norm, colours))
@@ -119,7 +117,7 @@ def _draw_tiles(axes: Axes, mesh: Mesh, points_per_pitch: float) -> None:
         for number, middle in enumerate((edges[:-1] + edges[1:]) / 2):
             offset = -0.5 - 7 / points_per_pitch
             x, y = (middle, offset) if axis == 0 else (offset, middle)
-            axes.text(x, y, str(number), ha="center", va="center", fontsize=8, color=_INK)
+            axes.text(x, y, str(number), ha="center", va="center", fontsize=8, color=INK)
 
 
 def _draw_devices(axes: Axes, mesh: Mesh, points_per_pitch: float) -> None:
@@ -140,7 +138,7 @@ def _draw_devices(axes: Axes, mesh: Mesh, points_per_pitch: float) -> None:
         for device in np.flatnonzero(mesh.alive):
             col, row = int(mesh.col[device]), int(mesh.row[device])
             text = f"{row - first_row[device]},{col - first_col[device]}"
-            axes.text(col, row, text, ha="center", va="center", fontsize=min(size, 9), color=_INK, zorder=3)
+            axes.text(col, row, text, ha="center", va="center", fontsize=min(size, 9), color=INK, zorder=3)
 
 
 def _draw_switches(axes: Axes, mesh: Mesh) -> None:
@@ -150,7 +148,7 @@ def _draw_switches(axes: Axes, mesh: Mesh) -> None:
     )
 
 
-def _arrows(mesh: Mesh, links: NDArray[np.int64], outer: float) -> NDArray[np.float64]:
+def arrows(mesh: Mesh, links: NDArray[np.int64], outer: float) -> NDArray[np.float64]:
     """Outline of each link as an arrow on the right-hand side of its travel, float[n, 5, 2] in (col, row)."""
     start, end = link_ends(mesh, links, _DEVICE_HALF).transpose(1, 0, 2)
     if mesh.switches is not None:  # these arrows fill the way from end to end
@@ -170,18 +168,18 @@ def _caption(
 ) -> None:
     """The title above; below, what the picture holds and the busiest link."""
     left, height = _LEFT_INCHES / figure.get_figwidth(), figure.get_figheight()
-    figure.text(left, 1 - 0.3 / height, title, fontsize=12, color=_INK, va="center")
+    figure.text(left, 1 - 0.3 / height, title, fontsize=12, color=INK, va="center")
     words = [f"{mesh.rows} x {mesh.cols} {unit}s"]
     if not mesh.alive.all():
         words.append(f"{np.count_nonzero(~mesh.alive)} dead (crossed)")
     if on_grid.any():
         busiest = int(np.where(on_grid, utilisation, -1).argmax())
         mean = 100 * utilisation[on_grid].mean()
-        highest = f"{mesh.link_name(busiest)} {100 * utilisation[busiest]:.1f} %"
-        words.append(f"mean {mean:.1f} %, busiest {highest}, unused grey")
+        highest = f"{mesh.link_name(busiest)} {100 * utilisation[busiest]:.3g} %"
+        words.append(f"mean {mean:.3g} %, busiest {highest}, unused grey")
     if not on_grid.all():
-        words.append(f"injection and ejection at most {100 * utilisation[~on_grid].max():.1f} %")
-    figure.text(left, 0.2 / height, "; ".join(words), fontsize=8, color=_INK, va="center")
+        words.append(f"injection and ejection at most {100 * utilisation[~on_grid].max():.3g} %")
+    figure.text(left, 0.2 / height, "; ".join(words), fontsize=8, color=INK, va="center")
 
 
 def _colour_bar(figure: Figure, axes: Axes, colours: ScalarMappable) -> None:
@@ -191,16 +189,15 @@ def _colour_bar(figure: Figure, axes: Axes, colours: ScalarMappable) -> None:
     grid, width = axes.get_position(), figure.get_figwidth()
     place = figure.add_axes((grid.x1 + 0.15 / width, room.y0, 0.16 / width, room.height))
     bar = figure.colorbar(colours, cax=place)
-    bar.set_label("time in use  (% of the step)", color=_INK, fontsize=9)
-    bar.ax.tick_params(labelsize=8, colors=_INK)
+    bar.set_label("time in use  (% of the step)", color=INK, fontsize=9)
+    bar.ax.tick_params(labelsize=8, colors=INK)
     bar.outline.set_visible(False)
 
 
-def _colours() -> ListedColormap:
-    """Magma from light to dark: even steps of lightness, told apart with any colour vision and in grey print."""
-    return ListedColormap(colormaps["magma_r"](np.linspace(0.06, 0.92, 256)))
+def round_up(fraction: float) -> float:
+    """The next of 1, 2 and 5 times a power of ten, up to 100 %, so that the scale reads well; more only for more.
 
-
-def _round_up(fraction: float) -> float:
-    """The next of 1, 2, 5, 10, 20, 50, 100 %, so that the scale reads well; more only for more."""
-    return next((top for top in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if fraction <= top), fraction)
+    1 % for nothing.
+    """
+    tops = [digit / 10**power for power in range(6, 0, -1) for digit in (1, 2, 5)] + [1.0]
+    return next((top for top in tops if 0 < fraction <= top), fraction or 0.01)

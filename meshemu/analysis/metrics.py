@@ -27,6 +27,7 @@ __all__ = [
     "op_classes",
     "path_of",
     "router_table",
+    "routing",
     "union_ps",
 ]
 
@@ -147,7 +148,7 @@ def union_ps(start_ps: NDArray[np.float64], end_ps: NDArray[np.float64]) -> int:
 
 def path_of(run: Run) -> CriticalPath:
     """The critical path of the first recorded step."""
-    return critical_path(run.program(), run.mesh(), *run.op_times(), order=_routing(run.config))
+    return critical_path(run.program(), run.mesh(), *run.op_times(), order=routing(run.config))
 
 
 def _peak(device: DeviceSpec | None, number_format: str, n_devices: int) -> int | None:
@@ -177,7 +178,7 @@ def router_table(config: str) -> dict[str, Any] | None:
     return table if isinstance(table, dict) else None
 
 
-def _routing(config: str) -> Order:
+def routing(config: str) -> Order:
     """How the run routed its messages."""
     return "yx" if _document(config).get("timing", {}).get("routing") == "yx" else "xy"
 

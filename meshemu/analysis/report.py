@@ -4,8 +4,9 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from meshemu.analysis import findings_text
 from meshemu.analysis.summary import as_dict
-from meshemu.analysis.table import percent, table
+from meshemu.analysis.table import percent, shortened, table
 from meshemu.hardware import Router
 from meshemu.record import Run
 from meshemu.units import format_bytes, format_energy, format_flops, format_power, format_time
@@ -22,13 +23,19 @@ def render(run: Run, more: str = "") -> str:
     sections = [
         _head(content),
         "\n".join(textwrap.wrap(content["verdict"], _WIDTH)),
+        findings_text.advice(content),
         more,
         _steps(content),
         _where_time_goes(content),
+        findings_text.parts(content),
         _op_classes(content),
+        findings_text.compute_roofs(content),
+        findings_text.device_load(content),
+        findings_text.memory(content),
         _collectives(content),
         _link_classes(content),
         _busiest_links(content),
+        findings_text.hot_links(content),
         _assumptions(content),
     ]
     return "\n\n".join(section for section in sections if section)
@@ -166,7 +173,7 @@ def _collectives(content: Mapping[str, Any]) -> str:
             format_bytes(row["traffic_bytes"]),
             _time(row["active_ps"]),
             _time(row["longest_ps"]),
-            textwrap.shorten(row["longest_label"] or "-", _LABEL_WIDTH, placeholder=" ..."),
+            shortened(row["longest_label"] or "", _LABEL_WIDTH),
         ]
         for row in rows
     ]

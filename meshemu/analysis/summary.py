@@ -7,6 +7,7 @@ import numpy as np
 
 from meshemu.analysis import metrics
 from meshemu.analysis.energy import step_energy
+from meshemu.analysis.findings import findings
 from meshemu.analysis.verdict import verdict
 from meshemu.hardware import System
 from meshemu.record import Run
@@ -36,6 +37,7 @@ def as_dict(run: Run) -> dict[str, Any]:
         "collectives": _collectives(run),
         "link_classes": _rows(metrics.link_classes(run).reset_index()) if run.n_steps else [],
         "busiest_links": _rows(metrics.busiest_links(run).reset_index()) if run.n_steps else [],
+        **{key: _json(value) for key, value in findings(run).items()},
         "assumptions": list(run.assumptions),
         "run": dict(run.run_attributes),
     }
@@ -121,6 +123,13 @@ def _point_to_point(run: Run) -> list[dict[str, Any]]:
 
 def _rows(table: Any) -> list[dict[str, Any]]:
     return [{name: _plain(value) for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _json(value: Any) -> Any:
+    """Values with everything in them as `_plain` makes it."""
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    return [_json(item) for item in value] if isinstance(value, list | tuple) else _plain(value)
 
 
 def _plain(value: Any) -> Any:

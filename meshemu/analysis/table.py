@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["percent", "table"]
+__all__ = ["percent", "shortened", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, right_to: int | None = None) -> str:
@@ -19,6 +19,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, 
         return f"  {'  '.join(cells)}".rstrip()
 
     return "\n".join(map(render_line, lines))
+
+
+def shortened(text: str, width: int) -> str:
+    """At most `width` characters, "-" of an empty text; what is left out of its middle shows as "..."."""
+    if len(text) <= width:
+        return text or "-"
+    head = (width - 3) // 2
+    return f"{text[:head]}...{text[len(text) - (width - 3 - head) :]}"
 
 
 def percent(part: float, total: float, *, sign: bool = False) -> str:

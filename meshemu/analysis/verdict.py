@@ -31,8 +31,10 @@ def verdict(content: Mapping[str, Any]) -> str:
     sentences = [_incomplete(content)] if not content["complete"] else []
     if last["time_ps"] == 0:
         return " ".join([*sentences, "The step takes no virtual time: no op has a cost on this system."])
+    if last["ingest_ps"]:
+        sentences.append(_from_ingest(last))
     routers = content["router"] is not None
-    sentences.append(_from_path(path, routers) if path and path["total_ps"] else _from_split(last))
+    sentences.append(_from_path(content, routers) if path and path["total_ps"] else _from_split(last))
     sentences.append(_compute(content))
     if content["busiest_links"]:
         link = content["busiest_links"][0]
@@ -52,8 +54,12 @@ def bound_by(content: Mapping[str, Any]) -> str:
     return words[max(words, key=lambda key: path[key])]
 
 
-def _from_path(path: Mapping[str, Any], routers: bool) -> str:
-    """The larger of compute and communication on the critical path, and its largest part; routers: it passed some."""
+def _from_path(content: Mapping[str, Any], routers: bool) -> str:
+    """The larger of compute and communication on the critical path, and its largest part; routers: it passed some.
+
+    Of compute, the op that takes most; of communication, the link, where one takes most of what links take.
+    """
+    path = content["critical_path"]
     parts = _PARTS | _OF_ROUTERS if routers else _PARTS
     bound_by = _BOUND_BY | _BOUND_BY_ROUTERS if routers else _BOUND_BY
     total = path["total_ps"]
@@ -61,7 +67,7 @@ def _from_path(path: Mapping[str, Any], routers: bool) -> str:
         name, longest = next(iter(path["compute_ps_by_class"].items()))
         return (
             f"Compute bounds the step: {_share(path['compute_ps'], total)} of its critical path is compute, "
-            f"most of it {name} ({_share(longest, total)})."
+            f"most of it {name} ({_share(longest, total)}){_longest_op(content)}."
         )
     part = max(parts, key=lambda key: path[key])
     words = ", ".join(
@@ -70,8 +76,38 @@ def _from_path(path: Mapping[str, Any], routers: bool) -> str:
         if path[key] > 0
     )
     return (
-        f"Communication bounds the step, first of all {bound_by[part]}. "
+        f"Communication bounds the step, first of all {_one_link(content) or bound_by[part]}. "
         f"{_share(path['communication_ps'], total)} of its critical path is communication: {words}."
+    )
+
+
+def _one_link(content: Mapping[str, Any]) -> str:
+    """The link that takes more than half of what serialisation and waiting take of the step, and that most of the
+    communication; else "".
+    """
+    path = content["critical_path"]
+    on_links = path["serialisation_ps"] + path["waiting_ps"]
+    if not content["charged_links"] or 2 * on_links < path["communication_ps"]:
+        return ""
+    link = content["charged_links"][0]
+    if 2 * link["charged_ps"] <= on_links:
+        return ""
+    share = _share(link["charged_ps"], path["total_ps"])
+    return f"one link, {link['name']} ({link['class']}), which alone takes {share}"
+
+
+def _longest_op(content: Mapping[str, Any]) -> str:
+    """The op that takes most of the compute, by its label; "" where that is not known."""
+    op = content["longest_op"]
+    return f", first of all {op['label']} ({format_time(op['path_ps'])})" if op and op["label"] else ""
+
+
+def _from_ingest(last: Mapping[str, Any]) -> str:
+    """That the step waits for data, before all else: no other change makes it shorter."""
+    share = _share(last["ingest_ps"], last["time_ps"])
+    return (
+        f"Input data bounds the step: {share} of it is waiting for the batch of the next one, which comes in over PCIe "
+        "and interface processors; the critical path counts that as messages waiting."
     )
 
 
