@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help run test check bench docs clean
+.PHONY: help run test check bench study docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ check: .venv/.installed-test .venv/.installed-dev ## lint, types, import layers
 
 bench: .venv/.installed-test ## measure against the numbers to reach
 	for script in scripts/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+study: .venv/.installed ## scale, tune and ask what-if on a dojo-tray: tables and plots in results/study
+	MESHEMU="$(BIN)/meshemu" scripts/study.sh results/study
 
 docs: .venv/.installed ## write the generated pages of docs/ again
 	for script in scripts/generate_*.py; do $(BIN)/python $$script || exit 1; done

@@ -27,7 +27,7 @@ lies inside one device is added up.
 - Dead nodes: 354 of 360 are usable, which ones is unpublished. With nodes as devices, six positions in every
   die are taken to be dead, point-symmetric, no two in one row or column, none at an edge or beside the
   middle, so that edges and bisections keep all their links. `dead` and `dead_links` replace them. With larger
-  devices only the count matters.
+  devices only the count matters. `slow_links = [[[row, col], [row, col], 10]]` leaves a directed link a tenth.
 - Where a class of links goes on across the border of a larger unit, as the fabric of a wafer-scale engine does, a
   link between larger devices is all the links along their border, and as long as the hops through one of them.
 - GPUs are joined by switches, not by links to neighbours: each has a link up and a link down of the full bandwidth,

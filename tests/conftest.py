@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import find_browser
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: results and timings of tests on few cores
 
@@ -25,6 +26,8 @@ from meshemu.runtime.launch import detect_launch, set_launch_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = detect_launch(os.environ)
+BROWSER = find_browser()
+BROWSER_WANTED = BROWSER is not None or os.environ.get("CI_BROWSER") == "1"
 set_launch_defaults(os.environ, LAUNCH)
 
 
@@ -86,6 +89,15 @@ def run_under_mpi(
     return subprocess.CompletedProcess(command, job.returncode, out, err)
 
 
+def pytest_report_header() -> str:
+    """Said at the head of every run, by the process that collects nothing too."""
+    if BROWSER is not None:
+        return f"browser: {BROWSER[0]}"
+    return "browser: none (chromium and chromedriver); tests that need one are " + (
+        "failing, since CI_BROWSER=1" if BROWSER_WANTED else "left out"
+    )
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--outcomes", type=Path, help="write the outcome of every test as JSON (rank 0)")
     parser.addoption("--forbid-skips", action="store_true", help="a skipped test is a failure")
@@ -110,9 +122,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Take the tests of the other kind out, so that "skipped" always means a test that should have run."""
+    """Take the tests of the other kind out, so that "skipped" always means a test that should have run.
+
+    Without a browser, also those that need one, unless CI_BROWSER=1 says that there should be one.
+    """
     with_mpi = config.getoption("--with-mpi") or config.getoption("--only-mpi")
     wanted = [item for item in items if (item.get_closest_marker("mpi") is not None) == bool(with_mpi)]
+    if not BROWSER_WANTED:
+        wanted = [item for item in wanted if item.get_closest_marker("browser") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = wanted
     for item in wanted:

@@ -66,7 +66,7 @@ def test_the_page_on_back_pressure_is_true(tmp_path, capsys):
     commands = re.findall(r"^    meshemu (.*)$", page.read_text(), flags=re.MULTILINE)
     assert len(commands) == 5
     for line in commands:
-        cli._parser().parse_args(cli._one_value_per_set(shlex.split(line)))
+        cli.parse_arguments(shlex.split(line))
 
 
 def test_the_configuration_of_the_readme_is_valid():
@@ -85,7 +85,7 @@ def test_the_commands_of_the_readme_exist():
     assert len(lines) >= 5
     for line in lines:
         words = [word.replace('"', "") for word in re.split(r' (?=(?:[^"]*"[^"]*")*[^"]*$)', line.split("  ")[0])]
-        cli._parser().parse_args(cli._one_value_per_set([w for w in words if w]))
+        cli.parse_arguments([w for w in words if w])
 
 
 def test_scripts_and_configurations_of_the_readme_are_there():

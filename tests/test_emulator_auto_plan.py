@@ -130,7 +130,9 @@ def test_the_time_of_work_is_that_of_an_op_in_a_program() -> None:
     computes = np.flatnonzero(program.kind == OpKind.COMPUTE)
     assert len(computes) > 20 and durations[computes].all()
     for op in computes:
-        work = Work(int(program.flops[op]), int(program.read_bytes[op]), int(program.write_bytes[op]))
+        assert program.shape[op] >= 0, "every op that computes knows its shape"
+        shape = program.shapes[program.shape[op]]
+        work = Work(int(program.flops[op]), int(program.read_bytes[op]), int(program.write_bytes[op]), shape)
         name = program.op_classes[program.op_class[op]]
         assert work_ps(TILE.device, name, program.number_formats[program.number_format[op]], work) == durations[op]
     assert work_ps(TILE.device, "view", "fp32", Work(0, 0, 0)) == 0

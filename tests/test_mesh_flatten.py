@@ -107,6 +107,14 @@ def test_dead_devices_and_links_have_no_links():
     assert mesh.out_link[6, NORTH] == -1 and mesh.out_link[1, WEST] == -1
 
 
+def test_slow_links_lose_bandwidth_in_one_direction():
+    plain, slow = (flatten(grid(3, 3).override(values)) for values in ({}, {"slow_links": [[[1, 1], [1, 2], 10]]}))
+    link = slow.out_link[4, EAST]
+    expected = plain.bandwidth_bytes_per_s.copy()
+    expected[link] //= 10
+    assert (slow.bandwidth_bytes_per_s == expected).all() and (slow.latency_ps == plain.latency_ps).all()
+
+
 def test_places_in_words():
     tile = flatten(System.preset("dojo-tile"))
     assert tile.place(13) == "tile 0, die (2,3)"

@@ -2,6 +2,7 @@
 
 import h5py
 import pytest
+from resealing import changed
 from test_run_bad_input import CONFIG
 
 import meshemu
@@ -71,7 +72,7 @@ def run_here(folder, name, *, execute=True):
 def test_one_changed_bit_is_found(mpirun, tmp_path):
     for name in ("a.h5", "b.h5"):
         run_here(tmp_path, name)
-    with h5py.File(tmp_path / "b.h5", "r+") as file:
+    with changed(tmp_path / "b.h5") as file:
         losses = file["/results/steps/loss"]
         bits = losses[1:2].view("u8")
         losses[1] = (bits ^ 1).view("f8")[0]

@@ -164,7 +164,7 @@ def test_from_a_configuration(
 ) -> None:
     """As the command does it: exit code 2, one line on stderr, no traceback, no file."""
     words = ["run", "run.toml", *(word for setting in settings for word in ("--set", setting))]
-    arguments = cli._parser().parse_args(cli._one_value_per_set(words))
+    arguments = cli.parse_arguments(words)
     launch = detect_launch({})
     assert guard(lambda: arguments.command(arguments, launch), launch) == 2
     sys.stderr.flush()

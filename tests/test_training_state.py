@@ -128,7 +128,7 @@ def test_the_state_of_an_emulation_is_a_copy() -> None:
         optimizer=lambda p: torch.optim.Adam(p), steps=2,
     )  # fmt: skip
     state = result.state_dict()
-    assert set(state) == {"model", "optimizer", "schedule"}
+    assert set(state) == {"model", "optimizer", "schedule", "step"}
     kept = copy.deepcopy(state)
     with torch.no_grad():
         for parameter in net.parameters():
@@ -136,7 +136,7 @@ def test_the_state_of_an_emulation_is_a_copy() -> None:
     assert all(torch.equal(state["model"][name], kept["model"][name]) for name in kept["model"])
     assert not torch.equal(net.state_dict()["0.weight"], state["model"]["0.weight"])
     bare = meshemu.emulate(net, (images(4, 6).float(), classes(4, n=3)), F.cross_entropy, system=grid(2, 2))
-    assert set(bare.state_dict()) == {"model"}
+    assert set(bare.state_dict()) == {"model", "step"}
 
 
 def test_a_tied_parameter_stays_one_in_the_file(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_file_that_could_not_be_saved_is_refused_at_the_start(
 
 def test_the_command_saves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
-    arguments = cli._parser().parse_args(["run", "run.toml", "--steps", "1", "--save", "a.pt"])
+    arguments = cli.parse_arguments(["run", "run.toml", "--steps", "1", "--save", "a.pt"])
     assert arguments.command(arguments, detect_launch({})) == 0
     assert (folder / "run.h5").exists()
     assert set(torch.load(folder / "a.pt", weights_only=True)["model"]) == set(model().state_dict())

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from meshemu.cost.op_classes import VIEWS
 from meshemu.mesh import flatten
 from meshemu.workload.layout import Layout, Split, even_ranges
-from meshemu.workload.memory import peak_memory_bytes
+from meshemu.workload.memory import memory_use
 from meshemu.workload.placement import make_plan
 from meshemu.workload.spmd import Compute, Instruction, Spmd, Value, last_uses
 
@@ -40,7 +40,7 @@ def test_peak_counted_by_hand() -> None:
     plan = make_plan({"data": 2}, flatten(grid(1, 3)))
     resident = 40
     for states in (0, 2):
-        peak = peak_memory_bytes(by_hand(), plan, 3, {"w": states}, VIEWS)
+        peak = memory_use(by_hand(), plan, 3, {"w": states}, VIEWS).total_bytes
         assert peak.tolist() == [resident * (1 + states) + 2 * 52, resident * (1 + states) + 52, 0]
 
 
@@ -50,10 +50,10 @@ def test_a_cut_batch_needs_less_and_state_is_held_by_all() -> None:
     peaks = {}
     for n in (1, 4):
         step = partitioned(graph, "data", 1, n)
-        peaks[n] = peak_memory_bytes(step.spmd, step.plan, n, {}, VIEWS)
+        peaks[n] = memory_use(step.spmd, step.plan, n, {}, VIEWS).total_bytes
     parameters = 4 * sum(p.numel() for p in model.parameters())
     assert (peaks[4] < peaks[1]).all()
     assert (peaks[4] > parameters).all()
     step = partitioned(graph, "data", 1, 4)
     states = dict.fromkeys(step.spmd.gradients, 2)
-    assert (peak_memory_bytes(step.spmd, step.plan, 4, states, VIEWS) - peaks[4] == 2 * parameters).all()
+    assert (memory_use(step.spmd, step.plan, 4, states, VIEWS).total_bytes - peaks[4] == 2 * parameters).all()

@@ -1,8 +1,10 @@
 """What every subcommand is made with: a name, a function, arguments; and what several of them share."""
 
 import argparse
+import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from meshemu.errors import InputError
 from meshemu.runtime.launch import Launch
@@ -10,7 +12,17 @@ from meshemu.runtime.launch import Launch
 if TYPE_CHECKING:
     from meshemu.comm import Comm
 
-__all__ = ["Command", "Commands", "Parser", "add_settings", "comm_of"]
+__all__ = [
+    "Command",
+    "Commands",
+    "Parser",
+    "Rendering",
+    "add_jobs",
+    "add_outputs",
+    "add_settings",
+    "comm_of",
+    "write_study",
+]
 
 Command = Callable[[argparse.Namespace, Launch], int]
 
@@ -42,6 +54,48 @@ class Commands:
 def add_settings(parser: argparse._ActionsContainer, about: str = "change settings") -> None:
     """The option --set KEY=VALUE ..., a list of texts in `set`."""
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE ...", help=about)
+
+
+class Rendering(Protocol):
+    """A module that turns what a study found into texts, and into files of a folder, whose paths it returns."""
+
+    @property
+    def render(self) -> Callable[[Any], str]:
+        """For people."""
+
+    @property
+    def to_json(self) -> Callable[[Any], str]:
+        """As JSON."""
+
+    @property
+    def to_csv(self) -> Callable[[Any], str]:
+        """As CSV."""
+
+    @property
+    def save(self) -> Callable[[Any, Path], list[Path]]:
+        """All of them and a picture, in a folder."""
+
+
+def add_outputs(parser: argparse.ArgumentParser, files: str) -> None:
+    """The options of a study: -o FOLDER for `files`, --json or --csv instead of tables."""
+    parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help=f"write {files} there")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="as JSON")
+    form.add_argument("--csv", action="store_true", help="as CSV")
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """The option --jobs."""
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes that share the work")
+
+
+def write_study(arguments: argparse.Namespace, found: Any, rendering: Rendering) -> None:
+    """Print what a study found and write its files, as `add_outputs` lets the user choose."""
+    form = rendering.to_json if arguments.json else rendering.to_csv if arguments.csv else rendering.render
+    print(form(found))
+    if arguments.output is not None:
+        for path in rendering.save(found, arguments.output):
+            print(f"written: {path}", file=sys.stderr)
 
 
 def comm_of(launch: Launch) -> "Comm":

@@ -13,14 +13,14 @@ from contextlib import nullcontext, redirect_stdout
 from functools import partial
 from typing import Any
 
-from meshemu.cli import looking_up, reading, running, studying
+from meshemu.cli import drawing, looking_up, reading, running, scaling, studying, sweeping, tuning, watching
 from meshemu.cli.commands import Command, Commands, Parser
 from meshemu.runtime.failure import guard, guard_ranks
 from meshemu.runtime.launch import Launch, detect_launch, set_launch_defaults
 from meshemu.runtime.supervisor import supervise
 from meshemu.version import __version__
 
-__all__ = ["main"]
+__all__ = ["main", "parse_arguments"]
 
 _BROKEN_PIPE = 141
 
@@ -38,7 +38,7 @@ def _main(argv: Sequence[str], launch: Launch) -> int:
     def parse() -> int:
         with nullcontext() if launch.rank == 0 else redirect_stdout(io.StringIO()):
             try:
-                parsed.append(_parser().parse_args(_one_value_per_set(argv)))
+                parsed.append(parse_arguments(argv))
             except SystemExit:  # --help and --version have printed
                 return 0
         return 0
@@ -85,11 +85,16 @@ def _one_value_per_set(argv: Sequence[str]) -> list[str]:
     return [*spread, "--set"] if wanted else spread
 
 
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """What the words of a command line ask for; `command` is the function to call. InputError for bad ones."""
+    return _parser().parse_args(_one_value_per_set(argv))
+
+
 def _parser() -> argparse.ArgumentParser:
     about = "Emulate training on a wafer-scale mesh of devices."
     parser = Parser(prog="meshemu", description=about, allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"meshemu {__version__}")
     commands = Commands(parser)
-    for module in (running, reading, studying, looking_up):
+    for module in (running, watching, reading, drawing, studying, sweeping, scaling, tuning, looking_up):
         module.register(commands)
     return parser

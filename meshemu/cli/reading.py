@@ -20,6 +20,9 @@ def register(commands: Commands) -> None:
     both = "time the step again with unbounded FIFOs and with routers, and compare"
     report.add_argument("--both-modes", action="store_true", help=both)
     add_settings(report, "change settings, such as network.router.buffer_flits=8, before timing both modes")
+    report.add_argument("--html", type=Path, metavar="FILE.html", help="a page with everything, for any browser")
+    trace = "a trace of the step for ui.perfetto.dev; compressed if named .gz"
+    report.add_argument("--perfetto", type=Path, metavar="FILE.json", help=trace)
     picture = report.add_mutually_exclusive_group()
     picture.add_argument("--png", type=Path, metavar="FILE.png", help="the picture (default: RUN.png beside the run)")
     picture.add_argument("--no-png", action="store_true", help="no picture")
@@ -59,6 +62,16 @@ def _report(arguments: argparse.Namespace, _launch: Launch) -> int:
         except OSError as error:
             raise InputError(f"{picture}: cannot be written: {error.strerror or error}") from error
         print(f"links: {picture}", file=sys.stderr)
+    if arguments.html is not None:
+        from meshemu.analysis import page
+
+        page.save(run, arguments.html)
+        print(f"page: {arguments.html}", file=sys.stderr)
+    if arguments.perfetto is not None:
+        from meshemu.analysis import perfetto
+
+        perfetto.save(run, arguments.perfetto)
+        print(f"trace: {arguments.perfetto}", file=sys.stderr)
     return 0
 
 

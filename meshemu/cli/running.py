@@ -18,6 +18,7 @@ def register(commands: Commands) -> None:
     run.add_argument("--steps", type=int, metavar="N", help="training steps, instead of training.steps")
     run.add_argument("--save", type=Path, metavar="FILE.pt", help="write the trained state, as torch.save does")
     run.add_argument("--no-execute", action="store_true", help="time only: no tensors, no loss")
+    run.add_argument("--resume", action="store_true", help="go on with the run in the results file")
     retime = commands.add("retime", _retime, "time a stored run again on changed hardware or timing", parallel=True)
     retime.add_argument("file", type=Path, metavar="RUN.h5")
     for command in (run, retime):
@@ -39,7 +40,14 @@ def _run(arguments: argparse.Namespace, launch: Launch) -> int:
 
     from meshemu.emulator.running import run  # the heavy part, once the configuration is known to be good
 
-    run(config, output, execute=not arguments.no_execute, save=arguments.save, comm=comm_of(launch))
+    run(
+        config,
+        output,
+        execute=not arguments.no_execute,
+        save=arguments.save,
+        resume=arguments.resume,
+        comm=comm_of(launch),
+    )
     return 0
 
 
