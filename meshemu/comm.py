@@ -45,7 +45,7 @@ class Comm(Protocol):
         """Elementwise sum of integers over ranks, on every rank."""
 
     def sum_in_place(self, values: NDArray[np.int64]) -> None:
-        """Replace contiguous `values` by their elementwise sum over ranks, on every rank: for what is too large to copy."""
+        """Replace contiguous `values` by their elementwise sum over ranks: for what is too large to copy."""
 
     def broadcast(self, value: Any, root: int = 0) -> Any:
         """`value` of `root`, on every rank (pickled: set-up and errors only, never in a step loop)."""

@@ -33,8 +33,8 @@ engine="h5netcdf")` works as it stands. `meshemu.open(path)` gives the same as p
   `flag_meanings` (in the table: their meanings from 0 on; blanks within a meaning are stored as "_").
 - Files of earlier versions can be read; what they lack is NaN, or -1 where it is a whole number.
 - Texts among the attributes of the file and of `/run` have a fixed length (UTF-8): h5py gives them as bytes.
-- The reader compares all that it reads with `/checksums`, and the attributes with theirs (of "NAME=VALUE" and a zero byte
-  each, sorted by name).
+- The reader compares all that it reads with `/checksums`, and the attributes with theirs (of "NAME=VALUE" and a zero
+  byte each, sorted by name).
 """
 
 

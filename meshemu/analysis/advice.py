@@ -14,9 +14,8 @@ from meshemu.analysis.exposure import Exposure
 from meshemu.analysis.hot_spots import Cut, short_name
 from meshemu.analysis.roofline import ClassRoof
 from meshemu.analysis.stragglers import DeviceLoad
-from meshemu.collectives import ALGORITHMS, closed_form_ps, lacking
+from meshemu.collectives import ALGORITHMS, closed_form_ps, feasible
 from meshemu.collectives.recurrence import Combine
-from meshemu.errors import InputError
 from meshemu.mesh import Mesh
 from meshemu.program.ir import CollectiveUse
 from meshemu.units import format_bandwidth, format_bytes, format_time
@@ -269,17 +268,14 @@ def _free_times_ps(use: CollectiveUse, figures: Figures) -> dict[str, int]:
     if grid is None:
         return {}
     itemsize = 4 if use.size_bytes % 4 == 0 else 1
-    times: dict[str, int] = {}
-    for name in ALGORITHMS:
-        if name == "in_network" and (figures.router or lacking(use.kind, figures.mesh)):
-            continue
-        try:
-            times[name] = closed_form_ps(
-                use.kind, name, figures.mesh, grid, use.size_bytes, itemsize, figures.combine, root=max(use.root, 0)
-            )
-        except InputError:  # rows_columns on a grid with holes
-            continue
-    return times
+    possible = {use.algorithm, *feasible(use.kind, figures.mesh, grid)}
+    names = [name for name in ALGORITHMS if name in possible and not (name == "in_network" and figures.router)]
+    return {
+        name: closed_form_ps(
+            use.kind, name, figures.mesh, grid, use.size_bytes, itemsize, figures.combine, root=max(use.root, 0)
+        )
+        for name in names
+    }
 
 
 def _grid(use: CollectiveUse, mesh: Mesh) -> NDArray[np.int64] | None:

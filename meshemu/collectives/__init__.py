@@ -7,7 +7,7 @@ from meshemu.collectives.in_network import check_routers, lacking
 from meshemu.collectives.model import closed_form_ps
 from meshemu.collectives.order import dilation, ring_order
 from meshemu.collectives.schedule import Schedule
-from meshemu.collectives.select import select
+from meshemu.collectives.select import feasible, select
 from meshemu.collectives.verify import verify_schedule
 from meshemu.collectives.whole_mesh import collective_program
 
@@ -23,6 +23,7 @@ __all__ = [
     "dilation",
     "emit",
     "even_bounds",
+    "feasible",
     "lacking",
     "ring_order",
     "select",

@@ -10,7 +10,7 @@ from meshemu.collectives.model import closed_form_ps
 from meshemu.collectives.recurrence import Combine
 from meshemu.mesh import Mesh
 
-__all__ = ["MOST_TRANSFERS", "n_transfers", "select"]
+__all__ = ["MOST_TRANSFERS", "feasible", "n_transfers", "select"]
 
 MOST_TRANSFERS = 4_000_000
 """Schedules above this number of transfers are chosen only if every algorithm is above it."""
@@ -27,19 +27,22 @@ def select(
     """
     check_kind(kind)
     grid = np.asarray(device_grid, np.int64)
-    members = group_of(grid, switched=mesh.switches is not None)
+    names = feasible(kind, mesh, grid)
+    if len(names) == 1:
+        return names[0]
+    return min(names, key=lambda name: closed_form_ps(kind, name, mesh, grid, size_bytes, itemsize, combine, root=root))
+
+
+def feasible(kind: str, mesh: Mesh, device_grid: ArrayLike) -> list[str]:
+    """Names of the algorithms that can do a collective on this grid in no more than MOST_TRANSFERS, if any can."""
+    members = group_of(np.asarray(device_grid, np.int64), switched=mesh.switches is not None)
     names = [name for name in ALGORITHMS if members.full or name != "rows_columns"]
     if not members.full and not _connected(members):
         names.remove("tree")
     if lacking(kind, mesh):
         names.remove("in_network")
     limit = max(MOST_TRANSFERS, min(n_transfers(kind, name, members) for name in names))
-    feasible = [name for name in names if n_transfers(kind, name, members) <= limit]
-    if len(feasible) == 1:
-        return feasible[0]
-    return min(
-        feasible, key=lambda name: closed_form_ps(kind, name, mesh, grid, size_bytes, itemsize, combine, root=root)
-    )
+    return [name for name in names if n_transfers(kind, name, members) <= limit]
 
 
 def n_transfers(kind: str, algorithm: str, members: Group) -> int:

@@ -132,6 +132,11 @@ class Run:
         """
         return tables.links_table(self, step, column)
 
+    @cached_property
+    def link_places(self) -> dict[str, Any]:
+        """What a table of links says of where and of which class each link is, by column."""
+        return tables.link_places(self)
+
     def link_utilisation(self, step: int = -1) -> NDArray[np.float64]:
         """busy_ps / time_ps of every link in a step (negative: from the end), float64[n_links]."""
         return np.asarray(self.utilisation(self.steps_at(step))[0])
@@ -327,6 +332,8 @@ class Run:
         shape = [lengths[dim] if dim in lengths else _length(file, dim) for dim in entry.dims]
         if entry.dtype.startswith("f"):
             return np.full(shape, np.nan, entry.dtype)
+        if entry.dtype == "str":
+            return np.full(shape, b"", object)
         return np.full(shape, 0 if entry.units == "byte" else -1, entry.dtype)
 
 

@@ -61,7 +61,7 @@ def links_table(run: "Run", step: int | None, column: str | Sequence[str] | None
     if "utilisation" in wanted:
         values["utilisation"] = run.utilisation(steps)
     ordered = {name: values[name] for name in wanted}
-    table = _table(run, "link", _link_places(run), ordered, steps, step is None)
+    table = _table(run, "link", run.link_places, ordered, steps, step is None)
     return _with_units(table, _units("/system/links", "/results/links") | {"utilisation": "1"})
 
 
@@ -152,7 +152,8 @@ def dataset(run: "Run", group: str) -> "xr.Dataset":
     return xr.Dataset(variables, named)
 
 
-def _link_places(run: "Run") -> dict[str, Any]:
+def link_places(run: "Run") -> dict[str, Any]:
+    """Columns that say which links they are: name in words, src, dst, class, bandwidth and latency."""
     import pandas as pd
 
     mesh = run.mesh()
