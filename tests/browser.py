@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import shutil
 import socket
 import subprocess
 import tempfile
@@ -14,21 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Browser", "browser", "find_browser"]
+__all__ = ["Browser", "browser"]
 
 _FLAGS = (
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-dev-shm-usage",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--hide-scrollbars",
 )  # fmt: skip
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"  # the key of element references, fixed by the standard
-_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-
-def find_browser() -> tuple[str, str] | None:
-    """(browser, driver) on this machine; None if either is missing."""
-    found = next((path for path in map(shutil.which, _NAMES) if path), None)
-    driver = shutil.which("chromedriver")
-    return (found, driver) if found and driver else None
 
 
 class Browser:

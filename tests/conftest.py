@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import find_browser
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy and torch: results and timings of tests on few cores
 
@@ -26,6 +25,16 @@ from meshemu.runtime.launch import detect_launch, set_launch_defaults
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH = detect_launch(os.environ)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+
+
+def find_browser() -> tuple[str, str] | None:
+    """(browser, driver) on this machine; None if either is missing."""
+    found = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    driver = shutil.which("chromedriver")
+    return (found, driver) if found and driver else None
+
+
 BROWSER = find_browser()
 BROWSER_WANTED = BROWSER is not None or os.environ.get("CI_BROWSER") == "1"
 set_launch_defaults(os.environ, LAUNCH)

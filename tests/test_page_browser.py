@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import Browser, browser, find_browser
+from browser import Browser, browser
+from conftest import find_browser
 from stored_step import stored_step
 from synthetic_run import make_case
 from test_analysis_html import HOSTILE

@@ -26,7 +26,7 @@ def _plot(arguments: argparse.Namespace, _launch: Launch) -> int:
     from meshemu.analysis import plots  # loads the plotting library
     from meshemu.record.reader import open_run
 
-    output = arguments.output or arguments.file.with_suffix(f".{arguments.kind}.png")
+    output = arguments.output or arguments.file.parent / f"{arguments.file.stem}.{arguments.kind}.png"
     plots.save(open_run(arguments.file), arguments.kind, output, arguments.devices)
     print(f"{arguments.kind}: {output}", file=sys.stderr)
     return 0

@@ -54,6 +54,6 @@ def _run(arguments: argparse.Namespace, launch: Launch) -> int:
 def _retime(arguments: argparse.Namespace, launch: Launch) -> int:
     from meshemu.emulator.retiming import retime
 
-    output = arguments.output or arguments.file.with_suffix(".retimed.h5")
+    output = arguments.output or arguments.file.parent / f"{arguments.file.stem}.retimed.h5"
     retime(arguments.file, arguments.set, output, overwrite=arguments.overwrite, comm=comm_of(launch))
     return 0

@@ -153,7 +153,7 @@ def learning_rates(scheduler: Scheduler, n_steps: int) -> list[list[float]]:
 
 def _filled_in(length: str | None, options: Mapping[str, Any], n_steps: int) -> dict[str, Any]:
     """`options` with the length of the run where they leave it open."""
-    return dict(options) if length is None else {length: max(n_steps, 1), **options}
+    return {**options, **({} if length is None or length in options else {length: max(n_steps, 1)})}
 
 
 def _after_warmup(optimizer: Optimizer, main: Scheduler, n_steps: int) -> Scheduler:

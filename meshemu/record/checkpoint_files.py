@@ -24,7 +24,7 @@ class CheckpointFolder:
     @classmethod
     def of(cls, results: Path, path: str | None = None, keep: int = 2) -> "CheckpointFolder":
         """The folder `path`, or without one RUN.checkpoints beside the results file RUN.h5."""
-        return cls(results.with_suffix(".checkpoints") if path is None else Path(path), keep)
+        return cls(results.parent / f"{results.stem}.checkpoints" if path is None else Path(path), keep)
 
     def file(self, n_steps: int) -> Path:
         """Where the state after `n_steps` steps lies."""
