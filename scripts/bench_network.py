@@ -355,11 +355,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--large", action="store_true", help="also 60x50 devices, and the table over ranks")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2], help="numbers of ranks of that table")
+    parser.add_argument("--over-ranks", nargs="+", choices=LARGE, metavar="CASE", help="that table alone, of these")
     parser.add_argument("--repeat", type=int, default=7, help="the best of so many calls counts")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         worker(arguments.worker, arguments.repeat)
+        return
+    if arguments.over_ranks:
+        over_ranks(arguments.over_ranks, arguments.ranks, arguments.repeat)
         return
     start_up(min(arguments.repeat, 3))
     one_core([*CASES, *(LARGE if arguments.large else [])], arguments.repeat)
