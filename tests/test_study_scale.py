@@ -7,6 +7,7 @@ from math import sqrt
 from types import SimpleNamespace
 
 import pytest
+from small_gpt import SMALL_GPT
 
 from meshemu import cli
 from meshemu.config import load
@@ -20,24 +21,21 @@ from meshemu.study.scale_report import render, save, to_csv
 from meshemu.study.scaling_law import fit_law
 from meshemu.study.where import where_of
 
-CONFIG = """
+CONFIG = (
+    """
 plan = { data = 5 }
 [system]
 preset = "dojo-tile"
-dies = [1, 5]
-[model]
-name = "gpt"
-args = { layers = 1, width = 16, heads = 2, context = 8 }
-[data]
-name = "python_source"
-args = { context = 8 }
-batch_size = 20
+dies = [1, 5]"""
+    + SMALL_GPT
+    + """batch_size = 20
 [training]
 steps = 3
 optimizer = { name = "sgd", lr = 0.1 }
 [timing]
 collective = "ring"
 """
+)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+from small_gpt import SMALL_GPT
 
 from meshemu import cli
 from meshemu.errors import InputError
@@ -14,26 +15,24 @@ from meshemu.study import slurm, sweep_table
 from meshemu.study.study_file import as_toml, load_study
 from meshemu.study.sweep import sweep, units
 
-BASE = """
+BASE = (
+    """
 plan = "data"
 [system.grid]
 rows = 1
 cols = 3
 bandwidth = "100 GB/s"
 latency = "100 ns"
-[model]
-name = "gpt"
-args = { layers = 1, width = 16, heads = 2, context = 8 }
-[data]
-name = "python_source"
-args = { context = 8 }
-batch_size = 6
+"""
+    + SMALL_GPT
+    + """batch_size = 6
 [training]
 steps = 2
 optimizer = { name = "sgd", lr = 0.1 }
 [timing]
 collective = "ring"
 """
+)
 GRID = """
 config = "base.toml"
 [grid]

@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+from small_gpt import SMALL_GPT
 
 from meshemu import System, cli
 from meshemu.config import load
@@ -19,22 +20,19 @@ from meshemu.study.tune_report import render, save, to_csv
 from meshemu.study.tuning_space import alone_time, plan_bound_ps, plan_estimate_ps, plan_tables
 from meshemu.workload.placement import make_plan
 
-CONFIG = """
+CONFIG = (
+    """
 plan = "data"
 [system]
 preset = "dojo-tile"
-dies = [2, 3]
-[model]
-name = "gpt"
-args = { layers = 1, width = 16, heads = 2, context = 8 }
-[data]
-name = "python_source"
-args = { context = 8 }
-batch_size = 12
+dies = [2, 3]"""
+    + SMALL_GPT
+    + """batch_size = 12
 [training]
 steps = 1
 optimizer = { name = "sgd", lr = 0.1 }
 """
+)
 PLANS = [{"data": 6}, {"shard": 6, "zero": 1}, {"data": 3, "tensor": 2}, {"pipeline": 2, "micro_batches": 2}]
 COLLECTIVES = ("auto", "ring")
 
