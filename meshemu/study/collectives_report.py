@@ -7,16 +7,19 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshemu.analysis.table import table
 from meshemu.emulator.collective_times import CollectiveTime, collective_times, configured_system
 from meshemu.errors import InputError
 from meshemu.program.contributions import KINDS
-from meshemu.study.output import csv_text, folder, new_figure, save_figure, write_text
+from meshemu.study.output import csv_text, leave, new_figure
 from meshemu.units import format_bytes, format_time
 
-__all__ = ["CollectiveStudy", "render", "save", "save_plot", "study_collectives", "to_csv", "to_json"]
+if TYPE_CHECKING:  # heavy, and needed only when a picture is made
+    from matplotlib.figure import Figure
+
+__all__ = ["CollectiveStudy", "plot", "render", "save", "study_collectives", "to_csv", "to_json"]
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,12 @@ def to_csv(study: CollectiveStudy) -> str:
 
 def save(study: CollectiveStudy, into: Path) -> list[Path]:
     """collectives.txt, .json, .csv and .png in a folder. Raises InputError if they cannot be written."""
-    place = folder(into)
     texts = {"txt": render(study), "json": to_json(study), "csv": to_csv(study)}
-    for suffix, text in texts.items():
-        write_text(place / f"collectives.{suffix}", text)
-    save_plot(study, place / "collectives.png")
-    return [place / f"collectives.{suffix}" for suffix in (*texts, "png")]
+    named = {f"collectives.{suffix}": text for suffix, text in texts.items()}
+    return leave(into, named, {"collectives.png": plot(study)})
 
 
-def save_plot(study: CollectiveStudy, path: Path) -> None:
+def plot(study: CollectiveStudy) -> "Figure":
     """Time over size of every algorithm, one panel per collective: simulated solid, formula dotted, the bound grey."""
     kinds = list(dict.fromkeys(row.kind for row in study.rows))
     algorithms = list(dict.fromkeys(row.algorithm for row in study.rows))
@@ -113,7 +113,7 @@ def save_plot(study: CollectiveStudy, path: Path) -> None:
         panel.set_axis_off()
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(algorithms), fontsize=9)
     figure.suptitle(f"{study.about}; dotted: formula, grey: bound", fontsize=10)
-    save_figure(figure, path)
+    return figure
 
 
 def _cells(row: CollectiveTime, fastest: bool) -> list[str]:

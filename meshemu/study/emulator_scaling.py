@@ -12,15 +12,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING
 
 from meshemu.analysis.table import table
 from meshemu.errors import CheckError, InputError
 from meshemu.record.compare import compare
 from meshemu.record.reader import open_run
-from meshemu.study.output import csv_text, folder, new_figure, save_figure, write_text
+from meshemu.study.output import csv_text, leave, new_figure
 
-__all__ = ["EmulatorRow", "EmulatorStudy", "emulator_scaling", "render", "save", "to_csv", "to_json"]
+if TYPE_CHECKING:  # heavy, and needed only when a picture is made
+    from matplotlib.figure import Figure
+
+__all__ = ["EmulatorRow", "EmulatorStudy", "emulator_scaling", "plot", "render", "save", "to_csv", "to_json"]
 
 
 @dataclass(frozen=True)
@@ -99,10 +102,13 @@ def to_csv(study: EmulatorStudy) -> str:
 
 def save(study: EmulatorStudy, into: Path) -> list[Path]:
     """emulator.txt, .json, .csv and .png in a folder. Raises InputError if they cannot be written."""
-    place = folder(into)
-    texts: dict[str, Any] = {"txt": render(study), "json": to_json(study), "csv": to_csv(study)}
-    for suffix, text in texts.items():
-        write_text(place / f"emulator.{suffix}", text)
+    texts = {"txt": render(study), "json": to_json(study), "csv": to_csv(study)}
+    named = {f"emulator.{suffix}": text for suffix, text in texts.items()}
+    return leave(into, named, {"emulator.png": plot(study)})
+
+
+def plot(study: EmulatorStudy) -> "Figure":
+    """Speed-up over ranks, beside the ideal."""
     figure = new_figure(5, 3.4)
     axes = figure.add_subplot()
     ranks = [row.ranks for row in study.rows]
@@ -110,8 +116,7 @@ def save(study: EmulatorStudy, into: Path) -> list[Path]:
     axes.plot(ranks, [row.speedup for row in study.rows], "o-", label="measured")
     axes.set(xlabel="MPI ranks", ylabel="speed-up of wall time", title=f"the emulator itself, {study.cores} cores")
     axes.legend()
-    save_figure(figure, place / "emulator.png")
-    return [place / f"emulator.{suffix}" for suffix in (*texts, "png")]
+    return figure
 
 
 def _launch(config: str | Path, ranks: int, file: Path, overrides: Sequence[str], execute: bool) -> None:

@@ -11,7 +11,7 @@ from meshemu.errors import InputError
 if TYPE_CHECKING:  # heavy, and needed only when a picture is made
     from matplotlib.figure import Figure
 
-__all__ = ["csv_text", "folder", "new_figure", "save_figure", "write_text"]
+__all__ = ["csv_text", "folder", "leave", "new_figure", "write_text"]
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -48,9 +48,18 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a figure as PNG; InputError if it cannot be."""
-    try:
-        figure.savefig(path, dpi=120, metadata={"Software": None})
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from None
+def leave(into: Path, texts: Mapping[str, str], figures: Mapping[str, "Figure"]) -> list[Path]:
+    """Write what a study found into a folder, texts and pictures (PNG) by the names of their files.
+
+    Raises:
+        InputError: the folder cannot be made, or a file not be written.
+    """
+    place = folder(into)
+    for name, text in texts.items():
+        write_text(place / name, text.rstrip("\n"))
+    for name, figure in figures.items():
+        try:
+            figure.savefig(place / name, dpi=120, metadata={"Software": None})
+        except OSError as error:
+            raise InputError(f"{place / name}: cannot be written: {error.strerror or error}") from None
+    return [place / name for name in (*texts, *figures)]

@@ -30,14 +30,14 @@ def map_jobs(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
     Processes are started afresh (spawn), since libraries here hold threads that do not survive a fork, and with one
     thread each. What `work` raises is raised here; MeshemuError where a process is killed.
     """
-    todo = list(items)
-    jobs = min(jobs, len(todo))
+    pieces = list(items)
+    jobs = min(jobs, len(pieces))
     if jobs <= 1:
-        yield from map(work, todo)
+        yield from map(work, pieces)
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
         try:
-            yield from pool.map(work, todo)
+            yield from pool.map(work, pieces)
         except BrokenProcessPool:
             words = f"one of {jobs} processes of the study was killed (out of memory? try --jobs 1)"
             raise MeshemuError(words) from None

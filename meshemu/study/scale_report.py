@@ -4,14 +4,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from meshemu.analysis.table import percent, table
-from meshemu.study.output import csv_text, folder, new_figure, save_figure, write_text
+from meshemu.study.output import csv_text, leave, new_figure
 from meshemu.study.scale import ScaleRow, ScaleStudy
 from meshemu.study.scaling_law import Law
 from meshemu.units import format_time
 
-__all__ = ["render", "save", "save_plot", "to_csv", "to_json"]
+if TYPE_CHECKING:  # heavy, and needed only when a picture is made
+    from matplotlib.figure import Figure
+
+__all__ = ["plot", "render", "save", "to_csv", "to_json"]
 
 _PARTS = {
     "compute_ps": "compute",
@@ -49,15 +53,12 @@ def to_csv(study: ScaleStudy) -> str:
 
 def save(study: ScaleStudy, into: Path) -> list[Path]:
     """scale.txt, .json, .csv and .png in a folder. Raises InputError if they cannot be written."""
-    place = folder(into)
     texts = {"txt": render(study), "json": to_json(study), "csv": to_csv(study)}
-    for suffix, text in texts.items():
-        write_text(place / f"scale.{suffix}", text)
-    save_plot(study, place / "scale.png")
-    return [place / f"scale.{suffix}" for suffix in (*texts, "png")]
+    named = {f"scale.{suffix}": text for suffix, text in texts.items()}
+    return leave(into, named, {"scale.png": plot(study)})
 
 
-def save_plot(study: ScaleStudy, path: Path) -> None:
+def plot(study: ScaleStudy) -> "Figure":
     """For each mode the speedup beside the ideal, and the parts of a step, over the number of devices."""
     modes = list(study.laws)
     figure = new_figure(10, 3.6 * len(modes))
@@ -90,7 +91,7 @@ def save_plot(study: ScaleStudy, path: Path) -> None:
         parts.set(xlabel="devices", ylabel="time of a step in us", title="where it goes")
         parts.legend(fontsize=8)
     figure.suptitle(study.title, fontsize=10)
-    save_figure(figure, path)
+    return figure
 
 
 def _table(rows: Sequence[ScaleRow]) -> str:

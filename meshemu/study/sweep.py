@@ -69,10 +69,10 @@ def sweep(study: Study, into: Path, *, jobs: int, told: Callable[[str], None] = 
     told: is given a line for each unit that ends. Raises InputError where the folder cannot be written.
     """
     folder(into / RUNS)
-    todo = [unit for unit in units(study) if not all(_done(into, task) for task in unit.tasks)]
-    for number, faults in enumerate(map_jobs(partial(run_unit, into), todo, jobs), start=1):
+    undone = [unit for unit in units(study) if not all(_done(into, task) for task in unit.tasks)]
+    for number, faults in enumerate(map_jobs(partial(run_unit, into), undone, jobs), start=1):
         failed = "".join(f"; failed: {fault}" for fault in faults)
-        told(f"{number} of {len(todo)} parts of the sweep done{failed}")
+        told(f"{number} of {len(undone)} parts of the sweep done{failed}")
 
 
 def files_of(study: Study, into: Path) -> Iterator[tuple[int, Path, str, bool]]:

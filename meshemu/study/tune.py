@@ -147,11 +147,11 @@ class _Search:
         timed = sorted((t for t in self._timed.values() if t.step_ps is not None), key=lambda t: t.step_ps or 0)
         plans = list(dict.fromkeys(t.choice.plan for t in timed))[:FINALISTS]
         buckets = dict.fromkeys([self._own[1], *BUCKETS])
-        todo = [Choice(p, c, b) for p in plans for c in COLLECTIVES for b in buckets]
-        todo = [choice for choice in todo if choice not in self._timed]
+        choices = [Choice(p, c, b) for p in plans for c in COLLECTIVES for b in buckets]
+        untimed = [choice for choice in choices if choice not in self._timed]
         left = trials - len(self._timed)
-        if len(todo) <= left:
-            for choice in todo:
+        if len(untimed) <= left:
+            for choice in untimed:
                 self.trial(choice)
         elif plans and left > 0:
             self._asked(plans, list(buckets), left)

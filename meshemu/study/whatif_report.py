@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from math import exp
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from meshemu.analysis.table import percent, table
-from meshemu.study.output import csv_text, folder, new_figure, save_figure, write_text
+from meshemu.study.output import csv_text, leave, new_figure
 from meshemu.study.whatif import Point, WhatIf
 from meshemu.units import format_time
 
-__all__ = ["render", "save", "save_tornado", "to_csv", "to_json"]
+if TYPE_CHECKING:  # heavy, and needed only when a picture is made
+    from matplotlib.figure import Figure
+
+__all__ = ["render", "save", "to_csv", "to_json", "tornado"]
 
 FEWEST = 0.0005
 """Effects under this share of the step are not worth a word."""
@@ -71,15 +74,11 @@ def to_csv(study: WhatIf) -> str:
 
 def save(study: WhatIf, into: Path) -> list[Path]:
     """whatif.txt, whatif.json, whatif.csv and tornado.png in a folder. Raises InputError if they cannot be written."""
-    place = folder(into)
     texts = {"whatif.txt": render(study), "whatif.json": to_json(study), "whatif.csv": to_csv(study)}
-    for name, text in texts.items():
-        write_text(place / name, text)
-    save_tornado(study, place / "tornado.png")
-    return [place / name for name in (*texts, "tornado.png")]
+    return leave(into, texts, {"tornado.png": tornado(study)})
 
 
-def save_tornado(study: WhatIf, path: Path) -> None:
+def tornado(study: WhatIf) -> "Figure":
     """A tornado plot: the change of the step's time by each parameter and factor, largest effect on top; below, in
     grey, by what may go wrong.
     """
@@ -101,7 +100,7 @@ def save_tornado(study: WhatIf, path: Path) -> None:
     axes.set_title(f"{Path(study.path).name}: {format_time(base)} a step", fontsize=10)
     axes.grid(axis="x", linewidth=0.4, alpha=0.6)
     axes.legend(title="parameter", loc="lower right")
-    save_figure(figure, path)
+    return figure
 
 
 def _parameters(study: WhatIf) -> str:
