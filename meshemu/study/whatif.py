@@ -120,8 +120,8 @@ def whatif(
     wanted = chosen(prepared.known, None if names is None else list(names))
     processes = jobs_of(jobs) if jobs is not None or prepared.step.program.n_ops > MOST_OPS else 1
 
-    def points(todo: Iterable[Changes]) -> dict[Changes, Point]:
-        changes = list(dict.fromkeys(todo))
+    def points(wanted_changes: Iterable[Changes]) -> dict[Changes, Point]:
+        changes = list(dict.fromkeys(wanted_changes))
         return dict(zip(changes, map_jobs(partial(_point, *stamp), changes, processes), strict=True))
 
     around = (STEP, 1 / STEP)
