@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from models_under_test import classes, grid, images
+from shared_captures import Captures
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,6 +19,7 @@ from meshemu.runtime.local import SingleComm, run_ranks
 from meshemu.workload.data import batch, load_dataset
 
 IMAGES, LABELS = images(12, 3, 8, 8), classes(12)
+CAPTURES = Captures()
 
 
 torch.manual_seed(0)
@@ -34,6 +36,7 @@ def trained(comm: Any, plan: Any, micro_batches: int, *, spoil: bool) -> tuple[l
     prepared = prepare(
         model, (IMAGES, LABELS), lambda call, item: F.cross_entropy(call(item[0]), item[1]), system=grid(2, 2),
         plan=plan, options=TimingOptions(), comm=comm, optimizer=optimizer, micro_batches=micro_batches,
+        capture=CAPTURES.capture,
     )  # fmt: skip
     trainer = Trainer(model, optimizer, prepared.executor(comm), 0)
     samples = trainer.samples
@@ -48,7 +51,7 @@ def trained(comm: Any, plan: Any, micro_batches: int, *, spoil: bool) -> tuple[l
 
 CASES = {
     "data": ("data", 1, [6, 6]),
-    "data, micro-batches": ("data", 2, [8, 4]),
+    "data, micro-batches": ("data", 2, [6, 6]),
     "spatial": ("spatial", 1, [12, 12]),
     "data of a part of the mesh": ({"data": 2}, 1, [6, 6]),
     "data and tensor": ({"data": 2, "tensor": 2}, 1, None),
@@ -113,9 +116,10 @@ def test_a_configured_run_makes_only_its_own_samples(tmp_path: Any, monkeypatch:
         return plain_batch(*args)
 
     monkeypatch.setattr(data, "batch", recorded)
-    alone = meshemu.run(config, tmp_path / "a.h5").losses
+    capture = Captures().capture
+    alone = meshemu.run(config, tmp_path / "a.h5", capture=capture).losses
     assert made == [list(range(8))] * 2
     made.clear()
-    results = run_ranks(2, lambda comm: meshemu.run(config, tmp_path / "b.h5", comm=comm).losses)
+    results = run_ranks(2, lambda comm: meshemu.run(config, tmp_path / "b.h5", comm=comm, capture=capture).losses)
     assert results == [alone, alone]
     assert sorted(map(tuple, made)) == [(0, 1, 2, 3)] * 2 + [(4, 5, 6, 7)] * 2

@@ -30,7 +30,7 @@ def test_even_ranges_tile(size: int, parts: int) -> None:
     lengths = [hi - lo for lo, hi in ranges]
     assert Split(0, ("h",), ranges).tiles(size)
     assert max(lengths) - min(lengths) <= 1
-    assert lengths == sorted(lengths, reverse=True)
+    assert all(abs(hi - size * (i + 1) / parts) <= 1 / 2 for i, (_, hi) in enumerate(ranges))
 
 
 @pytest.mark.parametrize("ranges", [((0, 2), (3, 5)), ((0, 3), (2, 5)), ((0, 2), (2, 4)), ((1, 3), (3, 5))])
@@ -43,7 +43,7 @@ def test_a_layout_knows_its_blocks() -> None:
     assert [s.dim for s in layout.splits] == [2, 3]
     assert layout.axes == ("h", "w")
     plan = plan_of(2, 3)  # position = h * 3 + w
-    assert layout.local_shape((7, 8, 5, 4), plan.at(1)) == (7, 8, 5, 1)
+    assert layout.local_shape((7, 8, 5, 4), plan.at(1)) == (7, 8, 5, 2)
     assert layout.empty(plan.at(3))
     assert not layout.empty(plan.at(2))
     assert not Layout().empty(plan.at(3))

@@ -11,7 +11,6 @@ each of the three. Such a dim is `unfolded` into two, of which the second is cut
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
-from meshemu.mesh import split_bounds
 from meshemu.workload.plan import Place
 
 __all__ = ["REPLICATED", "Layout", "Ranges", "Split", "even_ranges", "gathered_axes", "unfolded"]
@@ -20,8 +19,12 @@ Ranges = tuple[tuple[int, int], ...]
 
 
 def even_ranges(size: int, parts: int) -> Ranges:
-    """Cut [0, size) into `parts` contiguous ranges; the first `size % parts` are one longer, some may be empty."""
-    bounds = split_bounds(size, parts)
+    """Cut [0, size) into `parts` contiguous ranges whose lengths differ by at most one; some may be empty.
+
+    Bounds are the multiples of size / parts, rounded, so that longer ranges are spread and not all at the beginning:
+    cuts of one dim at several resolutions lie at about the same places, and any run of devices has its share.
+    """
+    bounds = ((2 * part * size + parts) // (2 * parts) for part in range(parts + 1))
     return tuple(pairwise(bounds))
 
 
