@@ -36,7 +36,46 @@ lies inside one device is added up.
 - `<unit>.power` is rated power; the report multiplies it by the time of a step, as an estimate. `<link>.energy` is
   off until set.
 - Every figure can be replaced by its key: `system.tile_edge.bandwidth = "9 TB/s"`.
-- Interface processors and the Ethernet between them are not part of the model yet: see the last table.
+- Interface processors at edges of the mesh bring in batches ([ingest.md](ingest.md)) and may join edges: see below.
+
+## Topology
+
+The edges of a mesh are open unless `[system]` (or `--set system.KEY=VALUE`, for a run or a stored one) joins them.
+
+| key | value | what it does |
+| --- | --- | --- |
+| `wrap` | `"none"`, `"rows"`, `"columns"`, `"both"` | a link between the ends of every row, of every column, or both |
+| `wrap_edge.bandwidth`, `wrap_edge.latency` | as `tile_edge` | figures of these links, a class of their own |
+| `z_plane` | `false`, `true`, or edges such as `["west", "east"]` | Ethernet between their interface processors |
+
+    [system]
+    preset = "dojo-tray"
+    wrap = "both"
+    wrap_edge.latency = "500 ns"        # without it, what a link over the outermost boundary has
+    z_plane = true                      # west and east
+
+No published machine has wrap-around links; they are there to be tried. A line of devices needs three to be a ring. A
+message goes the way round with the least latency (of two, the one with fewer hops; to the opposite side of an even
+ring, by turns of the place that it is at), in each dimension by itself, so that a lone message is never later than
+on the mesh, as long as these links are no slower. Around dead devices and links, of which links around the mesh may
+be some, it takes the way with the least latency. Rings of collectives along whole rows or columns run once around,
+with equal hops, where on a mesh they are folded, and an odd grid has a ring of single hops; unless links around the
+mesh are slower than the slowest between, as over the edge of a single tile, and would hold up every chunk. With
+routers of finite buffers, a packet that closes a ring goes up to virtual channels of its own, as around dead devices
+([back-pressure.md](back-pressure.md)).
+
+The Z-plane lets a message leave the mesh at an interface processor in the fewest hops from its source and come in at
+one in the fewest hops from its destination (of several as near, by turns over source + destination), in four links:
+to the interface processor, to the Ethernet switch, from it, to the device. Each has its capacity, in a class
+`interface_edge` or `ethernet`. A message goes this way if it would, alone on all links, arrive sooner: latencies and
+its bytes over the slowest link. On a tray, corner to corner is 2.6 us over the mesh and 1.7 us over Ethernet for one
+byte; from 48 kB on, the mesh is sooner again. Published is one way of 1.3 us for the protocol, taken to be from one
+interface processor to another; the switch is taken to be non-blocking, and without losses. Left out: that ingest and
+spilled tensors use the links of interface processors too; multicast and reduction over Ethernet (trees stay on the
+mesh); the Z-plane with routers of finite buffers or nodes as devices, which is refused; devices that dead ones part
+from others stay parted.
+
+`meshemu whatif` times a stored run with each of these ([study.md](study.md)).
 
 """
 

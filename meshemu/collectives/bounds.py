@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from meshemu.collectives.build import check_kind
-from meshemu.mesh import Mesh
+from meshemu.mesh import Mesh, grid_distance
 
 __all__ = ["collective_lower_bound_ps"]
 
@@ -19,7 +19,7 @@ def collective_lower_bound_ps(
     S (1 - 1/n) in; broadcast S out of the root and into the others; reduce the reverse. (Rounded down; S/n as a real
     number, less one byte for uneven chunks.)
     Latency: the hops between the two participants that are farthest apart (or from the root), each at the mesh's
-    least latency.
+    least latency; not more than the Z-plane takes between any two devices.
     """
     check_kind(kind)
     ids = np.asarray(devices, np.int64).ravel()
@@ -36,7 +36,7 @@ def collective_lower_bound_ps(
     leaving = _bandwidth(mesh, mesh.link_src)[ids]
     entering = _bandwidth(mesh, mesh.link_dst)[ids]
     transfer = max(np.max(sent / leaving), np.max(received / entering)) * 1e12
-    return int(max(transfer, _hops(kind, mesh, ids, root) * int(mesh.latency_ps[mesh.link_src != mesh.link_dst].min())))
+    return int(max(transfer, _apart_ps(kind, mesh, ids, root)))
 
 
 def _bandwidth(mesh: Mesh, end: np.ndarray) -> np.ndarray:
@@ -45,10 +45,21 @@ def _bandwidth(mesh: Mesh, end: np.ndarray) -> np.ndarray:
     return np.bincount(end[grid], weights=mesh.bandwidth_bytes_per_s[grid], minlength=mesh.n_devices)
 
 
+def _apart_ps(kind: str, mesh: Mesh, ids: np.ndarray, root: int) -> int:
+    """Least latency between the participants that are farthest apart."""
+    over_mesh = _hops(kind, mesh, ids, root) * int(mesh.latency_ps[mesh.on_grid].min())
+    plane = mesh.z_plane
+    if plane is None:
+        return over_mesh
+    return min(over_mesh, int(mesh.latency_ps[plane.first_link :].reshape(4, plane.n_interfaces).min(axis=1).sum()))
+
+
 def _hops(kind: str, mesh: Mesh, ids: np.ndarray, root: int) -> int:
     if mesh.switches is not None:
         return 2  # up to a switch and down
-    row, col = mesh.row[ids], mesh.col[ids]
     if kind in ("broadcast", "reduce"):
-        return int((np.abs(row - row[root]) + np.abs(col - col[root])).max())
+        return int(grid_distance(mesh, ids, ids[root]).max())
+    if mesh.column_rings or mesh.row_rings:
+        return max(int(grid_distance(mesh, ids, one).max()) for one in ids)
+    row, col = mesh.row[ids], mesh.col[ids]
     return int(max(np.ptp(row + col), np.ptp(row - col)))

@@ -8,6 +8,7 @@ import numpy as np
 
 from meshemu.collectives.group import Group, group
 from meshemu.collectives.in_network import in_network, in_network_default_chunks
+from meshemu.collectives.joined import NEIGHBOURS, Joined
 from meshemu.collectives.ring import ring, ring_default_chunks
 from meshemu.collectives.rows_columns import rows_columns, rows_columns_default_chunks
 from meshemu.collectives.schedule import Schedule
@@ -43,19 +44,20 @@ ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
 
 def build(
     kind: str, algorithm: str, rows: int, cols: int, *,
-    root: int | None = None, n_chunks: int | None = None, absent: Iterable[int] = (), switched: bool = False,
+    root: int | None = None, n_chunks: int | None = None, absent: Iterable[int] = (),
+    joined: Joined = NEIGHBOURS,
     verified: bool = True,
 ) -> Schedule:
     """Build and verify the schedule of a collective over a grid of rows x cols without the `absent` positions.
 
     root: participant that broadcast reads and reduce fills (default 0). n_chunks: pieces of the buffer; free for
-    pipelines (broadcast, reduce, and all_reduce by tree or in_network), else one per participant. switched: as in
+    pipelines (broadcast, reduce, and all_reduce by tree or in_network), else one per participant. joined: as in
     `Group`. verified: False for a schedule whose Program will be verified, which checks the same and more.
     Raises InputError for an unknown kind or algorithm, or an argument that does not fit.
     """
     check_kind(kind)
     chosen = check_algorithm(algorithm)
-    members = group(rows, cols, absent, switched=switched)
+    members = group(rows, cols, absent, joined=joined)
     rooted = kind in ("broadcast", "reduce")
     if rooted and root is not None and not 0 <= root < members.size:
         raise InputError(f"root {root} of {kind} is not a participant: there are {members.size}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from meshemu.collectives.joined import NEIGHBOURS, Joined
 from meshemu.errors import InputError
 
 __all__ = ["Group", "group", "group_of"]
@@ -16,15 +17,15 @@ class Group:
     """Participants of a grid of rows x cols.
 
     position: int32[n], the grid position row * cols + col of each participant, ascending. participant:
-    int32[rows * cols], the participant at each position, -1 where none is. switched: whether switches join the
-    positions, those of a column first, so that neighbours on the grid are no nearer than others of the column.
+    int32[rows * cols], the participant at each position, -1 where none is. joined: how, beside links between
+    neighbours.
     """
 
     rows: int
     cols: int
     position: NDArray[np.int32]
     participant: NDArray[np.int32]
-    switched: bool = False
+    joined: Joined = NEIGHBOURS
 
     @property
     def size(self) -> int:
@@ -46,7 +47,7 @@ class Group:
         return f"(row {position // self.cols}, column {position % self.cols})"
 
 
-def group(rows: int, cols: int, absent: Iterable[int] = (), *, switched: bool = False) -> Group:
+def group(rows: int, cols: int, absent: Iterable[int] = (), *, joined: Joined = NEIGHBOURS) -> Group:
     """Number the present positions of a grid in row-major order. Raises InputError for a grid without any."""
     if rows < 1 or cols < 1:
         raise InputError(f"a group needs a grid of at least 1 x 1, not {rows} x {cols}")
@@ -60,10 +61,10 @@ def group(rows: int, cols: int, absent: Iterable[int] = (), *, switched: bool = 
         raise InputError(f"a group on a grid of {rows} x {cols} has no participant: all positions are absent")
     participant = np.full(rows * cols, -1, np.int32)
     participant[position_of] = np.arange(len(position_of))
-    return Group(rows, cols, position_of, participant, switched)
+    return Group(rows, cols, position_of, participant, joined)
 
 
-def group_of(devices: ArrayLike, *, switched: bool = False) -> Group:
+def group_of(devices: ArrayLike, *, joined: Joined = NEIGHBOURS) -> Group:
     """Return the group of a grid of device ids, int[rows, cols], with -1 where none takes part.
 
     Raises InputError for what is no grid, or a grid without any device.
@@ -71,4 +72,4 @@ def group_of(devices: ArrayLike, *, switched: bool = False) -> Group:
     grid = np.asarray(devices)
     if grid.ndim != 2:
         raise InputError(f"a group's devices form a grid of rows x cols, not an array of shape {grid.shape}")
-    return group(grid.shape[0], grid.shape[1], np.flatnonzero(grid.ravel() < 0).tolist(), switched=switched)
+    return group(grid.shape[0], grid.shape[1], np.flatnonzero(grid.ravel() < 0).tolist(), joined=joined)

@@ -26,7 +26,8 @@ from meshemu.collectives.build import ALGORITHMS, check_algorithm, check_kind
 from meshemu.collectives.edge_load import busiest_edge_ps
 from meshemu.collectives.group import Group, group_of
 from meshemu.collectives.in_network_model import in_network_ps
-from meshemu.collectives.order import folded_line
+from meshemu.collectives.joined import joined
+from meshemu.collectives.order import line_order
 from meshemu.collectives.recurrence import Combine, Edges, broadcast_ps, edges, reduce_ps, rotate_ps
 from meshemu.collectives.ring import ring_participants
 from meshemu.collectives.shared_links import sharing_ps
@@ -52,7 +53,7 @@ def closed_form_ps(
     check_kind(kind)
     check_algorithm(algorithm)
     grid = np.asarray(devices, np.int64)
-    members = group_of(grid, switched=mesh.switches is not None)
+    members = group_of(grid, joined=joined(mesh, grid))
     if size_bytes % itemsize:
         raise InputError(f"size_bytes = {size_bytes} is not a multiple of itemsize = {itemsize}")
     if members.size == 1 or size_bytes == 0:
@@ -115,7 +116,7 @@ def _ring_ps(kind: str, mesh: Mesh, device: Times, order: NDArray[np.int32], siz
 
 
 def _rows_columns_ps(kind: str, mesh: Mesh, device: Times, members: Group, size: Times, combine: Combine) -> int:
-    """Columns and rows as rings on folded lines, each line starting when its devices have ended the stage before."""
+    """Columns and rows as rings, each line starting when its devices have ended the stage before."""
     if not members.full:
         raise InputError(f"rows_columns needs a full grid of {members.rows} x {members.cols}")
     grid, owned = device.reshape(members.rows, members.cols), size.reshape(members.rows, members.cols)
@@ -123,22 +124,23 @@ def _rows_columns_ps(kind: str, mesh: Mesh, device: Times, members: Group, size:
     row_range = np.broadcast_to(owned.sum(axis=1), (members.cols, members.rows))
     end = row_free = np.zeros(grid.shape, np.int64)
     column_free = end.T
+    column_fold = line_order(members.rows, is_ring=members.joined.column_rings)
+    row_fold = line_order(members.cols, is_ring=members.joined.row_rings)
     if kind != "all_gather":
-        down, column_free = _lines_ps(end.T, column_free, mesh, grid.T, row_range, combine)
-        end, row_free = _lines_ps(down.T, row_free, mesh, grid, owned, combine)
+        down, column_free = _lines_ps(end.T, column_free, mesh, grid.T, column_fold, row_range, combine)
+        end, row_free = _lines_ps(down.T, row_free, mesh, grid, row_fold, owned, combine)
     if kind != "reduce_scatter":
-        end, row_free = _lines_ps(end, row_free, mesh, grid, owned, None)
-        end, column_free = _lines_ps(end.T, column_free, mesh, grid.T, row_range, None)
+        end, row_free = _lines_ps(end, row_free, mesh, grid, row_fold, owned, None)
+        end, column_free = _lines_ps(end.T, column_free, mesh, grid.T, column_fold, row_range, None)
     return int(end.max())
 
 
 def _lines_ps(
-    ready: Times, free: Times, mesh: Mesh, lines: Times, size: Times, combine: Combine | None
+    ready: Times, free: Times, mesh: Mesh, lines: Times, fold: NDArray[np.int32], size: Times, combine: Combine | None
 ) -> tuple[Times, Times]:
-    """`rotate_ps` on folded lines, with all arrays in the order of the lines."""
+    """`rotate_ps` on lines, each in the order `fold`, with all arrays in the order of the lines."""
     if lines.shape[1] == 1:
         return ready, free
-    fold = folded_line(lines.shape[1])
     ring = edges(mesh, lines[:, fold], np.roll(lines[:, fold], -1, axis=1))
     end, freed = np.empty_like(ready), np.empty_like(free)
     end[:, fold], freed[:, fold] = rotate_ps(ready[:, fold], free[:, fold], size[:, fold], ring, combine)

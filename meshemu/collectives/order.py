@@ -8,8 +8,10 @@ alternate between two colours, and one colour has a device more), so one edge sp
     J E F      D C H
     I H G      E F G
 
-A line is folded, 0 2 4 ... 5 3 1, so that every edge spans at most two hops. In all three, each directed link carries
-at most one ring edge under XY routing: the ring runs without contention.
+A line is folded, 0 2 4 ... 5 3 1, so that every edge spans at most two hops. Where a link joins the ends of rows, or of
+columns, a line goes on from its last position to its first, and an odd grid has a cycle too: the even one, with that
+link between its last row and the column that leads back. In all of them, each directed link carries at most one ring
+edge under XY routing: the ring runs without contention.
 """
 
 from collections.abc import Iterable
@@ -17,21 +19,24 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["column_order", "dilation", "folded_line", "ring_order"]
+__all__ = ["column_order", "dilation", "folded_line", "line_order", "ring_order"]
 
 Order = NDArray[np.int32]
 
 
-def ring_order(rows: int, cols: int, absent: Iterable[int] = ()) -> Order:
+def ring_order(
+    rows: int, cols: int, absent: Iterable[int] = (), *, column_rings: bool = False, row_rings: bool = False
+) -> Order:
     """Grid positions (row * cols + col) in ring order, int32; the last is followed by the first.
 
     Absent positions are left out: their neighbours in the order become neighbours in the ring, at a longer distance.
+    column_rings, row_rings: whether links join the ends of columns, and of rows.
     """
     if rows == 1 or cols == 1:
-        order = folded_line(rows * cols)
-    elif rows % 2 == 0:
+        order = line_order(rows * cols, is_ring=row_rings if rows == 1 else column_rings)
+    elif rows % 2 == 0 or (row_rings and cols % 2):
         order = _even_cycle(rows, cols)
-    elif cols % 2 == 0:
+    elif cols % 2 == 0 or column_rings:
         row, col = np.divmod(_even_cycle(cols, rows), rows)[::-1]
         order = (row * cols + col).astype(np.int32)
     else:
@@ -43,6 +48,11 @@ def column_order(rows: int, cols: int, absent: Iterable[int] = ()) -> Order:
     """Grid positions column by column, int32, without absent ones."""
     order = np.arange(rows * cols, dtype=np.int32).reshape(rows, cols).T.ravel()
     return order[~np.isin(order, list(absent))]
+
+
+def line_order(n: int, *, is_ring: bool) -> Order:
+    """The positions of a line as a ring, int32[n]: as they stand where a link joins its ends, else folded."""
+    return np.arange(n, dtype=np.int32) if is_ring else folded_line(n)
 
 
 def folded_line(n: int) -> Order:

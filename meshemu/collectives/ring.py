@@ -33,8 +33,13 @@ def ring(kind: str, group: Group, root: int, n_chunks: int) -> Transfers:
 
 def ring_participants(group: Group) -> NDArray[np.int32]:
     """Participants in ring order, int32[n]; behind switches column by column, so that each is entered once."""
-    order = column_order if group.switched else ring_order
-    return group.participant[order(group.rows, group.cols, group.absent.tolist())]
+    absent = group.absent.tolist()
+    if group.joined.switched:
+        return group.participant[column_order(group.rows, group.cols, absent)]
+    order = ring_order(
+        group.rows, group.cols, absent, column_rings=group.joined.column_rings, row_rings=group.joined.row_rings
+    )
+    return group.participant[order]
 
 
 def ring_default_chunks(kind: str, group: Group) -> int:

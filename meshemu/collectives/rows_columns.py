@@ -4,13 +4,14 @@ reduce_scatter runs down the columns first: the participant in row r ends its co
 row r, which are contiguous because participants are numbered in row-major order; then each row scatters its range.
 all_gather is the same backwards, rows first. all_reduce is one after the other: as few bytes as the ring, in
 2 (rows + cols - 2) phases instead of 2 (rows cols - 1). broadcast follows the row of the root and then all columns;
-reduce is its mirror image. A line is folded (`order.folded_line`), so each directed link carries one ring edge.
+reduce is its mirror image. A line is folded unless it is a ring (`order.line_order`), so each directed link carries one
+ring edge.
 """
 
 import numpy as np
 
 from meshemu.collectives.group import Group
-from meshemu.collectives.order import folded_line
+from meshemu.collectives.order import line_order
 from meshemu.collectives.transfers import Transfers, concatenate, rotate_gather, rotate_scatter
 from meshemu.collectives.tree import tree_broadcast, tree_reduce
 from meshemu.errors import InputError
@@ -62,6 +63,7 @@ _Rings = tuple[np.ndarray, np.ndarray, np.ndarray]
 def _lines(group: Group) -> tuple[_Rings, _Rings]:
     """Rings of all columns and of all rows, each with the chunk range lo, hi that its members own."""
     grid = np.arange(group.rows * group.cols, dtype=np.int32).reshape(group.rows, group.cols)
-    columns, rows = grid.T[:, folded_line(group.rows)], grid[:, folded_line(group.cols)]
+    columns = grid.T[:, line_order(group.rows, is_ring=group.joined.column_rings)]
+    rows = grid[:, line_order(group.cols, is_ring=group.joined.row_rings)]
     start = columns // group.cols * group.cols
     return (columns, start, start + group.cols), (rows, rows, rows + 1)

@@ -6,6 +6,7 @@ from numpy.typing import ArrayLike
 from meshemu.collectives.build import ALGORITHMS, check_kind
 from meshemu.collectives.group import Group, group_of
 from meshemu.collectives.in_network import lacking
+from meshemu.collectives.joined import joined
 from meshemu.collectives.model import closed_form_ps
 from meshemu.collectives.recurrence import Combine
 from meshemu.mesh import Mesh
@@ -35,7 +36,7 @@ def select(
 
 def feasible(kind: str, mesh: Mesh, device_grid: ArrayLike) -> list[str]:
     """Names of the algorithms that can do a collective on this grid in no more than MOST_TRANSFERS, if any can."""
-    members = group_of(np.asarray(device_grid, np.int64), switched=mesh.switches is not None)
+    members = group_of(np.asarray(device_grid, np.int64), joined=joined(mesh, device_grid))
     names = [name for name in ALGORITHMS if members.full or name != "rows_columns"]
     if not members.full and not _connected(members):
         names.remove("tree")

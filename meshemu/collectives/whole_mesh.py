@@ -5,6 +5,7 @@ import numpy as np
 from meshemu.collectives.build import build
 from meshemu.collectives.emit import emit
 from meshemu.collectives.in_network import check_routers
+from meshemu.collectives.joined import joined
 from meshemu.collectives.recurrence import Combine
 from meshemu.collectives.select import select
 from meshemu.errors import InputError
@@ -40,7 +41,7 @@ def collective_program(
     absent = np.flatnonzero(~mesh.alive).tolist()
     schedule = build(
         kind, algorithm, mesh.rows, mesh.cols, root=root, n_chunks=n_chunks, absent=absent, verified=False,
-        switched=mesh.switches is not None,
+        joined=joined(mesh, grid),
     )
     builder = ProgramBuilder(mesh.n_devices)
     emit(

@@ -14,6 +14,7 @@ _STH = "ServeTheHome, Tesla Dojo Custom AI Supercomputer at HC34, 2022"
 _SA = "SemiAnalysis, Tesla Dojo: Unique Packaging and Chip Design, 2021"
 _EET = "EE Times Europe, November 2021, pp. 38-40"
 _HC34 = "Hot Chips 34 slides, Dojo: Super-Compute System Scaling for ML Training"
+_TTPOE = "an attendee's transcription of the Hot Chips 2024 TTPoE talk"
 _NOTES = "study notes on the Hot Chips 34 microarchitecture slides"
 _MODEL = "choice of meshemu"
 
@@ -102,10 +103,16 @@ TILE: Figures = (
         32_000_000_000, "B/s", _MODEL, "assumed",
         "unpublished; what hosts make ready for one interface processor. Taken not to be less than its PCIe carries")),
     ("interface.memory_bandwidth", Figure(800_000_000_000, "B/s", _HC34, "published", "HBM")),
+    ("interface.memory", Figure(32_000_000_000, "B", _HC34, "published", "HBM; 640 GB on the 20 of a tray")),
     ("interface.link_bandwidth", Figure(
         900_000_000_000, "B/s", _HC34, "published", "to the edge of the tile; direction not stated")),
     ("interface.link_latency", Figure(
         200_000, "ps", _MODEL, "assumed", "unpublished; taken to be that between tiles. Sweep 100 to 500 ns")),
+    ("interface.ethernet_bandwidth", Figure(
+        50_000_000_000, "B/s", _HC34, "published", "TTPoE, the Z-plane; each way. Used where z_plane joins them")),
+    ("interface.ethernet_latency", Figure(
+        1_300_000, "ps", _TTPOE, "second-hand",
+        "one way; taken to be from one interface processor to another over one switch")),
 )
 
 SINGLE_DIE: Figures = (("dies", grid_figure(1, 1, "the preset", "given")),)

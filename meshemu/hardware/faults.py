@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from meshemu.errors import InputError
+from meshemu.hardware.topology import Position, neighbours
 
 __all__ = [
     "LinkEnds",
@@ -14,7 +15,6 @@ __all__ = [
     "parse_slow_links",
 ]
 
-Position = tuple[int, int]
 LinkEnds = tuple[Position, Position]
 SlowLink = tuple[Position, Position, int]
 
@@ -63,6 +63,7 @@ def check_faults(
     dead: Sequence[Position],
     dead_links: Sequence[LinkEnds],
     slow_links: Sequence[SlowLink] = (),
+    wrap: str = "none",
 ) -> None:
     """InputError unless all positions are in the grid, links join neighbours, and some device is alive."""
     slow = [ends[:2] for ends in slow_links]
@@ -74,7 +75,7 @@ def check_faults(
                 raise InputError(f"{key}: there is no device ({row},{col}) in a grid of {rows} x {cols} devices")
     for key, links in linked.items():
         for (row, col), (other_row, other_col) in links:
-            if abs(row - other_row) + abs(col - other_col) != 1:
+            if not neighbours((row, col), (other_row, other_col), rows, cols, wrap):
                 raise InputError(f"{key}: devices ({row},{col}) and ({other_row},{other_col}) are not neighbours")
     for src, dst in slow:
         if src in dead or dst in dead or (min(src, dst), max(src, dst)) in dead_links:

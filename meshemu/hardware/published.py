@@ -116,7 +116,4 @@ def wafer_chain_reduce(n_cores: int, n_wavelets: int) -> Figure:
 
 NOT_MODELLED = (
     ("interface processor memory", Figure(32_000_000_000, "B", _HC34, "published", "HBM")),
-    ("interface processor to Ethernet", Figure(50_000_000_000, "B/s", _HC34, "published", "TTPoE, the Z plane")),
-    ("Ethernet one way", Figure(
-        1_300_000, "ps", "an attendee's transcription of the Hot Chips 2024 TTPoE talk", "second-hand")),
 )

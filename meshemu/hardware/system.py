@@ -31,6 +31,7 @@ from meshemu.hardware.faults import (
 from meshemu.hardware.figure import Figure, Figures, grid_figure
 from meshemu.hardware.level import Level
 from meshemu.hardware.presets import preset
+from meshemu.hardware.topology import WRAP_LINK, Z_PLANE_FIGURES, check_wrap, parse_wrap, parse_z_plane
 from meshemu.units import bandwidth_bytes_per_s, time_ps
 
 __all__ = ["System"]
@@ -42,7 +43,8 @@ class System:
 
     levels: inner first; devices: the unit of one of them. dead: (row, col) of dead devices, None for the preset's own
     choice; dead_links: pairs of neighbouring devices between which both directed links are dead; slow_links: directed
-    links (from, to, factor) whose bandwidth is divided by a factor.
+    links (from, to, factor) whose bandwidth is divided by a factor. wrap: one of topology.WRAPS, which lines of devices
+    are rings; z_plane: the edges of the mesh whose interface processors an Ethernet switch joins.
     InputError is raised where the figures do not fit together.
     """
 
@@ -54,6 +56,8 @@ class System:
     dead: tuple[Position, ...] | None = None
     dead_links: tuple[LinkEnds, ...] = ()
     slow_links: tuple[SlowLink, ...] = ()
+    wrap: str = "none"
+    z_plane: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         units = [level.unit for level in self.levels]
@@ -67,7 +71,8 @@ class System:
                     f"{outer.unit}.{inner.grid} = {self._live_units(inner, outer)} > {inner.grid} = {rows} x {cols}"
                 )
         self._check_switches()
-        check_faults(self.rows, self.cols, self.dead_devices(), self.dead_links, self.slow_links)
+        self._check_topology()
+        check_faults(self.rows, self.cols, self.dead_devices(), self.dead_links, self.slow_links, self.wrap)
 
     @classmethod
     def preset(cls, name: str, devices: str | None = None, figures: Mapping[str, str] | None = None) -> System:
@@ -122,11 +127,17 @@ class System:
         """This machine with some figures replaced, by key: {"tile_edge.bandwidth": "9 TB/s", "tiles": [3, 40]}.
 
         Beside the keys of `figures()`, in coordinates of devices: dead = [[row, col], ...], dead_links = [[[row, col],
-        [row, col]], ...] and slow_links = [[[row, col], [row, col], factor], ...]. InputError names the key that is
-        unknown, with the valid ones, or that does not fit.
+        [row, col]], ...] and slow_links = [[[row, col], [row, col], factor], ...]; wrap = "rows", "columns", "both" or
+        "none", with figures of its own as wrap_edge.bandwidth and .latency; z_plane = true, false or a list of edges.
+        InputError names the key that is unknown, with the valid ones, or that does not fit.
         """
         entries = dict(self.entries)
         dead, dead_links, slow_links = self.dead, self.dead_links, self.slow_links
+        wrap = parse_wrap(values.get("wrap", self.wrap))
+        z_plane = parse_z_plane(values["z_plane"]) if "z_plane" in values else self.z_plane
+        if wrap == "none":
+            entries = {key: figure for key, figure in entries.items() if not key.startswith(WRAP_LINK)}
+        of_wrap = {f"{WRAP_LINK}.{name}": figure for name, figure in self._outermost_figures() if wrap != "none"}
         counted = self._counted_by_dead()
         for key, value in values.items():
             if key == "dead":
@@ -137,22 +148,39 @@ class System:
                 slow_links = parse_slow_links(value)
             elif key in counted:
                 raise InputError(f"{key} follows from the dead {self.devices}s here: give dead = [[row, col], ...]")
-            elif key in entries:
-                entries[key] = entries[key].overridden(key, value)
-            else:
-                valid = ", ".join([*entries, "dead", "dead_links", "slow_links"])
-                raise InputError(f"unknown figure {key!r} of {self.name}; it has {valid}")
-        faulty = replace(self, dead=dead, dead_links=dead_links, slow_links=slow_links)
-        return replace(faulty, entries=tuple(entries.items()))
+            elif key in entries or key in of_wrap:
+                entries[key] = {**of_wrap, **entries}[key].overridden(key, value)
+            elif key.startswith(f"{WRAP_LINK}.") and wrap == "none":
+                raise InputError(f"{key}: there are no wrap-around links; set wrap = rows, columns or both")
+            elif key not in ("wrap", "z_plane"):
+                keys = dict.fromkeys([*entries, *of_wrap, "dead", "dead_links", "slow_links", "wrap", "z_plane"])
+                raise InputError(f"unknown figure {key!r} of {self.name}; it has {', '.join(keys)}")
+        return replace(
+            self,
+            entries=tuple(entries.items()),
+            dead=dead,
+            dead_links=dead_links,
+            slow_links=slow_links,
+            wrap=wrap,
+            z_plane=z_plane,
+        )
 
     def figure(self, key: str) -> Figure:
-        """The figure of this key; KeyError if there is none."""
-        return dict(self.entries)[key]
+        """The figure of this key; KeyError if there is none.
+
+        Wrap-around links have the figures of the outermost class of links where they were given none of their own.
+        """
+        figures = dict(self.entries)
+        if key not in figures and key.startswith(f"{WRAP_LINK}."):
+            key = key.replace(WRAP_LINK, self.levels[-1].link)
+        return figures[key]
 
     def optional(self, key: str) -> int:
         """The number of a figure that a system may lack; 0 if it does."""
-        figure = dict(self.entries).get(key)
-        return 0 if figure is None else figure.number
+        try:
+            return self.figure(key).number
+        except KeyError:
+            return 0
 
     def figures(self) -> list[tuple[str, Figure]]:
         """All figures with their keys, in order."""
@@ -280,6 +308,26 @@ class System:
             raise InputError(f"slow_links: the {self.devices}s of {self.name} are joined by switches")
         if self.switched and self.dead_links:
             raise InputError(f"dead_links: the {self.devices}s of {self.name} are joined by switches: give dead")
+
+    def _check_topology(self) -> None:
+        if self.switched and (self.wrap != "none" or self.z_plane):
+            key = "z_plane" if self.wrap == "none" else "wrap"
+            raise InputError(f"{key}: the {self.devices}s of {self.name} are joined by switches, there are no edges")
+        check_wrap(self.wrap, self.rows, self.cols)
+        missing = [key for key in Z_PLANE_FIGURES if key not in dict(self.entries)]
+        if self.z_plane and missing:
+            raise InputError(f"z_plane: {self.name} has no figure {missing[0]}, so that Ethernet joins no edges of it")
+        if self.z_plane and self._index == 0:
+            larger = self.levels[1].unit
+            raise InputError(
+                f"z_plane: an interface processor is at the edge of a whole {larger}, which is many devices where "
+                f"{self.devices}s are the devices; set system.devices = {larger!r}"
+            )
+
+    def _outermost_figures(self) -> list[tuple[str, Figure]]:
+        """Figures of the outermost class of links, by what they are of it ("bandwidth")."""
+        link = f"{self.levels[-1].link}."
+        return [(key.removeprefix(link), figure) for key, figure in self.entries if key.startswith(link)]
 
     def _live_units(self, inner: Level, outer: Level) -> int:
         """Live units of the inner level in one of the outer."""

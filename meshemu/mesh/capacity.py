@@ -9,9 +9,12 @@ __all__ = ["bandwidth_between_bytes_per_s", "bisection_bytes_per_s"]
 
 
 def bandwidth_between_bytes_per_s(mesh: Mesh, source: NDArray[np.bool_], target: NDArray[np.bool_]) -> int:
-    """Sum of the bandwidths of the links from a device in `source` to one in `target`, both bool[n_devices]."""
-    between = source[mesh.link_src] & target[mesh.link_dst]
-    return int(mesh.bandwidth_bytes_per_s[between].sum())
+    """Sum of the bandwidths of the links of the mesh from a device in `source` to one in `target`, both
+    bool[n_devices].
+    """
+    links = np.flatnonzero(mesh.on_grid)
+    between = source[mesh.link_src[links]] & target[mesh.link_dst[links]]
+    return int(mesh.bandwidth_bytes_per_s[links[between]].sum())
 
 
 def bisection_bytes_per_s(mesh: Mesh) -> int:

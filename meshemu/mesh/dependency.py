@@ -3,9 +3,10 @@
 A packet holds the buffer behind one link while it waits for room behind the next. If these dependencies between
 channels form no cycle, no set of packets can wait for each other (W. Dally and C. Seitz, Deadlock-free message routing
 in multiprocessor interconnection networks, IEEE Transactions on Computers 1987). Routes in dimension order form none,
-since no packet turns back from the second dimension into the first. Detours do turn back. As long as such a turn closes
-no cycle it is taken as it is; with any other, a packet goes up one level, and each level has virtual channels of its
-own. So there is no cycle within a level, and between levels the dependencies go up only.
+since no packet turns back from the second dimension into the first. Detours do turn back, and packets that follow each
+other around a ring close it with the link around the mesh (the dateline of Dally and Seitz). As long as such a step
+closes no cycle it is taken as it is; with any other, a packet goes up one level, and each level has virtual channels of
+its own. So there is no cycle within a level, and between levels the dependencies go up only.
 """
 
 from collections import defaultdict
@@ -77,7 +78,7 @@ def _walk_around(before: Ints, after: Ints) -> list[int]:
 
 
 def _raised(mesh: Mesh, paths: Routes, order: Order) -> NDArray[np.int16]:
-    """How often a route has turned back such that it has to go up a level, at each of its links."""
+    """How often a route has turned back, or gone around, such that it has to go up a level, at each of its links."""
     along_row = np.zeros(mesh.n_links, np.bool_)
     horizontal = mesh.out_link[:, [EAST, WEST]]
     along_row[horizontal[horizontal >= 0]] = True
@@ -87,11 +88,12 @@ def _raised(mesh: Mesh, paths: Routes, order: Order) -> NDArray[np.int16]:
     at = np.flatnonzero(_goes_on(paths))
     pair = links[at].astype(np.int64) * mesh.n_links + links[at + 1]
     back = ~first_dimension[links[at]] & first_dimension[links[at + 1]] & ~local[links[at]] & ~local[links[at + 1]]
-    turns, uses = np.unique(pair[back], return_counts=True)
-    often_first = turns[np.argsort(-uses, kind="stable")]
-    closing = _closing(np.unique(pair[~back]), often_first, mesh.n_links)
+    may_close = back | mesh.wrap_around[links[at + 1]]
+    steps, uses = np.unique(pair[may_close], return_counts=True)
+    often_first = steps[np.argsort(-uses, kind="stable")]
+    closing = _closing(np.unique(pair[~may_close]), often_first, mesh.n_links)
     up = np.zeros(len(links), np.int64)
-    up[at + 1] = back & np.isin(pair, closing)
+    up[at + 1] = may_close & np.isin(pair, closing)
     count = np.cumsum(up)
     length = np.diff(paths.route_ptr)
     begin = np.repeat(paths.route_ptr[:-1], length)

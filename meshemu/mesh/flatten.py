@@ -3,17 +3,23 @@
 The bandwidth of an edge is that of the whole edge of a unit; the device links that cross it share it equally (dead
 devices keep their share, since lanes belong to positions); slow links have a part of theirs. Where the class of a
 boundary is that of units inside a device, a device link is all of their links along its edge, and as long as their hops
-across it. Devices and links that are dead have no links.
+across it. A wrap-around link is what a link over the outermost boundary is, of a class of its own. Devices and links
+that are dead have no links.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.hardware import Level, System
+from meshemu.hardware.topology import WRAP_LINK, neighbours, wraps
+from meshemu.mesh.detour import grid_hops
+from meshemu.mesh.interfaces import interface_devices
 from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
 from meshemu.mesh.switches import Switches, switch_tree
+from meshemu.mesh.z_plane import PLANE_CLASSES, PLANE_FIGURES, plane_links, z_plane
 
 __all__ = ["flatten"]
 
@@ -50,7 +56,7 @@ def flatten(system: System) -> Mesh:
         links = _switch_links(switches, system)
     else:
         links = _grid_links(row, col, alive, nest, system, out_link)
-    names = [level.link for level in system.outer_levels]
+    names = _classes(system)
     used, link_class = np.unique([names.index(names[level]) for level in links.level], return_inverse=True)
 
     ports = np.flatnonzero(alive) if system.injection_bandwidth_bytes_per_s is not None else np.empty(0, np.int64)
@@ -63,7 +69,8 @@ def flatten(system: System) -> Mesh:
     port_latency = np.full(2 * n_ports, system.injection_latency_ps)
 
     tile_rows, tile_cols = _tile(nest, rows, cols)
-    return Mesh(
+    column_rings, row_rings = wraps(system.wrap)
+    mesh = Mesh(
         rows=rows,
         cols=cols,
         row=row,
@@ -84,7 +91,33 @@ def flatten(system: System) -> Mesh:
         multicast=bool(system.optional("mesh.multicast")),
         reduction=bool(system.optional("mesh.reduction")),
         combine_ps=system.optional("mesh.combine"),
+        column_rings=column_rings,
+        row_rings=row_rings,
         switches=switches,
+    )
+    return _with_z_plane(mesh, system) if system.z_plane else mesh
+
+
+def _with_z_plane(mesh: Mesh, system: System) -> Mesh:
+    """The mesh with interface processors at edges, and Ethernet between them."""
+    beside = interface_devices(mesh, system.z_plane, system.figure("interface.per_edge").number, "z_plane")
+    corners, which = np.unique(beside, return_inverse=True)
+    links = plane_links(beside, mesh.n_devices)
+    figure = {name: system.figure(f"interface.{name}").number for name in PLANE_FIGURES}
+    bandwidth = np.where(links.is_ethernet, figure["ethernet_bandwidth"], figure["link_bandwidth"])
+    up = figure["ethernet_latency"] // 2
+    down = figure["ethernet_latency"] - up
+    latency = np.repeat([figure["link_latency"], up, down, figure["link_latency"]], len(beside))
+    n_classes = len(mesh.class_names)
+    return replace(
+        mesh,
+        link_src=np.concatenate([mesh.link_src, links.src]).astype(np.int32),
+        link_dst=np.concatenate([mesh.link_dst, links.dst]).astype(np.int32),
+        link_class=np.concatenate([mesh.link_class, n_classes + links.is_ethernet]).astype(np.int8),
+        class_names=(*mesh.class_names, *PLANE_CLASSES),
+        bandwidth_bytes_per_s=np.concatenate([mesh.bandwidth_bytes_per_s, bandwidth]).astype(np.int64),
+        latency_ps=np.concatenate([mesh.latency_ps, latency]).astype(np.int64),
+        z_plane=z_plane(beside, grid_hops(mesh, corners)[which.ravel()], mesh.n_links),
     )
 
 
@@ -94,17 +127,19 @@ def _grid_links(
 ) -> _Links:
     """Links between neighbours, by (source device, direction); their numbers go into out_link, int32[n_devices, 4]."""
     src, direction = np.nonzero(_links_exist(alive, system))
-    dst = src + _ROW_STEP[direction] * alive.shape[1] + _COL_STEP[direction]
+    rows, cols = alive.shape
+    to_row, to_col = row[src] + _ROW_STEP[direction], col[src] + _COL_STEP[direction]
+    dst = (to_row % rows).astype(np.int64) * cols + to_col % cols
     out_link[src, direction] = np.arange(len(src))
     boundary = _boundary(row, col, src, dst, nest)
+    boundary[(to_row % rows != to_row) | (to_col % cols != to_col)] = len(nest)
     along_row = (direction == EAST) | (direction == WEST)
     lanes, hops, share = (np.array(part, np.int64) for part in zip(*_edges(system, nest), strict=True))
     orientation = along_row.astype(np.int64)
     bandwidth, latency = _level_figures(system)
     slower = np.ones(len(src), np.int64)
-    for (from_row, from_col), (to_row, to_col), factor in system.slow_links:
-        cols = alive.shape[1]
-        slower[(src == from_row * cols + from_col) & (dst == to_row * cols + to_col)] = factor
+    for (src_row, src_col), (dst_row, dst_col), factor in system.slow_links:
+        slower[(src == src_row * cols + src_col) & (dst == dst_row * cols + dst_col)] = factor
     whole = bandwidth[boundary] * lanes[boundary, orientation] // share[boundary, orientation]
     return _Links(
         src=src,
@@ -116,7 +151,8 @@ def _grid_links(
 
 
 def _edges(system: System, nest: _Nest) -> list[tuple[tuple[int, int], tuple[int, int], tuple[int, int]]]:
-    """(lanes, hops, share) of a device link over the boundary of each outer level, each (down a column, along a row).
+    """(lanes, hops, share) of a device link over the boundary of each outer level, and of one around the mesh, which is
+    as over the outermost; each (down a column, along a row).
 
     lanes: edges of the unit that the link class belongs to along the edge of a device; hops: such units across it;
     share: devices along the edge of that unit, where it is the larger of the two.
@@ -133,7 +169,7 @@ def _edges(system: System, nest: _Nest) -> list[tuple[tuple[int, int], tuple[int
             grids = [system.figure(within.grid).shape for within in system.levels[owner:inner]]
             unit_rows, unit_cols = (int(np.prod([grid[i] for grid in grids])) for i in range(2))
             found.append(((unit_cols, unit_rows), (unit_rows, unit_cols), (1, 1)))
-    return found
+    return [*found, found[-1]]
 
 
 def _switch_links(switches: Switches, system: System) -> _Links:
@@ -151,12 +187,17 @@ def _switch_links(switches: Switches, system: System) -> _Links:
 
 
 def _level_figures(system: System) -> tuple[_Ints, _Ints]:
-    """Bandwidth and latency of the link class of each outer level."""
-    keys = [level.link for level in system.outer_levels]
+    """Bandwidth and latency of each of `_classes`."""
+    keys = _classes(system)
     bandwidth, latency = (
         np.array([system.figure(f"{key}.{name}").number for key in keys], np.int64) for name in ("bandwidth", "latency")
     )
     return bandwidth, latency
+
+
+def _classes(system: System) -> list[str]:
+    """The link class of each outer level, and that of links around the mesh."""
+    return [*(level.link for level in system.outer_levels), WRAP_LINK]
 
 
 def _tile(nest: _Nest, rows: int, cols: int) -> tuple[int, int]:
@@ -185,8 +226,15 @@ def _links_exist(alive: NDArray[np.bool_], system: System) -> NDArray[np.bool_]:
     right = alive[:, :-1] & alive[:, 1:]
     exists[:-1, :, SOUTH], exists[1:, :, NORTH] = down, down
     exists[:, :-1, EAST], exists[:, 1:, WEST] = right, right
+    column_rings, row_rings = wraps(system.wrap)
+    if column_rings:
+        exists[-1, :, SOUTH] = exists[0, :, NORTH] = alive[0] & alive[-1]
+    if row_rings:
+        exists[:, -1, EAST] = exists[:, 0, WEST] = alive[:, 0] & alive[:, -1]
     for (row, col), (other_row, other_col) in system.dead_links:  # sorted: the other end is to the east or south
         there, back = (EAST, WEST) if row == other_row else (SOUTH, NORTH)
+        if not neighbours((row, col), (other_row, other_col), rows, cols, "none"):  # ... or around the mesh
+            there, back = back, there
         exists[row, col, there] = exists[other_row, other_col, back] = False
     return exists.reshape(-1, 4)
 

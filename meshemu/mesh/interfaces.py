@@ -6,37 +6,37 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import InputError
+from meshemu.hardware.topology import EDGES, parse_edges
 from meshemu.mesh.mesh import Mesh
 
-__all__ = ["EDGES", "checked_edges", "interface_devices"]
-
-EDGES = ("north", "east", "south", "west")
+__all__ = ["EDGES", "checked_edges", "interface_devices", "interface_numbers"]
 
 
 def checked_edges(edges: Sequence[str]) -> tuple[str, ...]:
     """Names of edges of the mesh. Raises InputError for one that is none, or is there twice."""
-    names = (edges,) if isinstance(edges, str) else tuple(edges)
-    for name in names:
-        if name not in EDGES:
-            raise InputError(f"ingest.edges: {name!r} is not one of {', '.join(EDGES)}")
-    if len(set(names)) < len(names):
-        raise InputError(f"ingest.edges: an edge is named twice in {', '.join(names)}")
-    return names
+    return parse_edges((edges,) if isinstance(edges, str) else tuple(edges), "ingest.edges")
 
 
-def interface_devices(mesh: Mesh, edges: Sequence[str], per_edge: int) -> NDArray[np.int64]:
+def interface_devices(mesh: Mesh, edges: Sequence[str], per_edge: int, key: str = "ingest") -> NDArray[np.int64]:
     """The device beside each interface processor, int64[n], edge by edge and along each from north or west.
 
-    Those of a tile's edge are spread evenly over its devices. One beside a dead device is out of use. Raises InputError
-    if none is in use.
+    Those of a tile's edge are spread evenly over its devices. One beside a dead device is out of use. Raises
+    InputError, naming `key`, if none is in use.
     """
     found: list[int] = []
     for edge in edges:
         found += _beside(mesh, edge, per_edge)
     alive = [device for device in found if mesh.alive[device]]
     if not alive:
-        raise InputError(f"ingest: no live device is beside one of the {len(found)} interface processors")
+        raise InputError(f"{key}: no live device is beside one of the {len(found)} interface processors")
     return np.asarray(alive, np.int64)
+
+
+def interface_numbers(mesh: Mesh, edges: Sequence[str], per_edge: int) -> NDArray[np.int64]:
+    """The numbers of the same, int64[n]: counted over all EDGES, whichever of them are used, with those out of use."""
+    first = {edge: sum(len(_beside(mesh, before, per_edge)) for before in EDGES[:i]) for i, edge in enumerate(EDGES)}
+    beside = [(first[edge] + i, device) for edge in edges for i, device in enumerate(_beside(mesh, edge, per_edge))]
+    return np.asarray([number for number, device in beside if mesh.alive[device]], np.int64)
 
 
 def _beside(mesh: Mesh, edge: str, per_edge: int) -> list[int]:

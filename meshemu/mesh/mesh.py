@@ -1,9 +1,11 @@
 """One flat grid of devices and directed links: what all levels of a system become at a chosen device granularity.
 
 Device ids are row-major: id = row * cols + col, dead devices included. Row 0 is the north edge, column 0 the west edge.
-Links are numbered by (source device, direction) with directions N, E, S, W; injection and ejection links, where the
-hardware limits them, follow all mesh links. Where devices are joined by switches (`switches`), links are numbered as
-told there, and their ends are vertices: devices, then switches.
+Links are numbered by (source device, direction) with directions N, E, S, W; where lines of devices are rings, the link
+that leaves the last device of a line leads to the first, and back. Injection and ejection links, where the hardware
+limits them, follow all mesh links, and those of the Z-plane (`z_plane`) follow these. Where devices are joined by
+switches (`switches`), links are numbered as told there. Ends of links are vertices: devices, then switches, or
+interface processors and the Ethernet switch between them.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 
 from meshemu.errors import InputError
 from meshemu.mesh.switches import Switches
+from meshemu.mesh.z_plane import ZPlane
 
 __all__ = ["EAST", "NORTH", "SOUTH", "WEST", "Mesh"]
 
@@ -33,7 +36,9 @@ class Mesh:
     nest: (unit, rows, cols) of the units that the grid is made of, outermost first, in devices; the last is the device.
     multicast, reduction: whether routers fork a message to several devices, and merge those of several into one;
     combine_ps: how much later than the last of its parts the head of a merged packet leaves.
-    switches: what joins the devices, None where links to neighbours do.
+    column_rings, row_rings: whether a link joins the last device of every column (of every row) to the first.
+    switches: what joins the devices, None where links to neighbours do. z_plane: what joins edges of the mesh, if
+    anything does.
     """
 
     rows: int
@@ -56,7 +61,10 @@ class Mesh:
     multicast: bool = False
     reduction: bool = False
     combine_ps: int = 0
+    column_rings: bool = False
+    row_rings: bool = False
     switches: Switches | None = None
+    z_plane: ZPlane | None = None
 
     @property
     def n_devices(self) -> int:
@@ -65,8 +73,38 @@ class Mesh:
 
     @property
     def n_vertices(self) -> int:
-        """Number of ends that links may have: devices and switches."""
-        return self.n_devices if self.switches is None else len(self.switches.parent)
+        """Number of ends that links may have: devices, switches and interface processors."""
+        return len(self.home)
+
+    @property
+    def home(self) -> NDArray[np.int32]:
+        """Of every vertex the device whose rank emulates it, int32[n_vertices]; a device's own is itself."""
+        if self.switches is not None:
+            return self.switches.home
+        devices = np.arange(self.n_devices, dtype=np.int32)
+        return devices if self.z_plane is None else np.concatenate([devices, self.z_plane.home])
+
+    @property
+    def on_grid(self) -> NDArray[np.bool_]:
+        """Which links join devices to devices or switches, bool[n_links]: all but injection, ejection and Z-plane."""
+        found: NDArray[np.bool_] = self.link_src != self.link_dst
+        if self.z_plane is not None:
+            found[self.z_plane.first_link :] = False
+        return found
+
+    @property
+    def wrap_around(self) -> NDArray[np.bool_]:
+        """Which links join the last device of a row or column to the first, or back, bool[n_links]."""
+        found = np.zeros(self.n_links, np.bool_)
+        lines = self.out_link.reshape(self.rows, self.cols, 4)
+        ends: list[NDArray[np.int32]] = []
+        if self.column_rings:
+            ends += [lines[0, :, NORTH], lines[-1, :, SOUTH]]
+        if self.row_rings:
+            ends += [lines[:, 0, WEST], lines[:, -1, EAST]]
+        for links in ends:
+            found[links[links >= 0]] = True
+        return found
 
     @property
     def n_links(self) -> int:
@@ -84,6 +122,8 @@ class Mesh:
 
         Of a switch, the unit whose parts it joins: "node (0,1)".
         """
+        if self.z_plane is not None and vertex >= self.n_devices:
+            return self.z_plane.name(vertex - self.n_devices)
         device, level = (vertex, 0) if vertex < self.n_devices or self.switches is None else (
             self.switches.home[vertex], self.switches.level[vertex]
         )
@@ -98,8 +138,10 @@ class Mesh:
 
     def direction_of(self, link: int) -> str:
         """"north", "east", "south" or "west"; "injection" or "ejection" for the links between a device and the mesh;
-        "up" or "down" for those to and from a switch.
+        "up" or "down" for those to and from a switch, "z-plane" for those of the Z-plane.
         """
+        if self.z_plane is not None and link >= self.z_plane.first_link:
+            return "z-plane"
         device = int(self.link_src[link])
         if self.switches is not None and link < 2 * np.count_nonzero(self.switches.up >= 0):
             return "up" if self.switches.up[device] == link else "down"
@@ -112,6 +154,8 @@ class Mesh:
     def link_name(self, link: int) -> str:
         """A link in words: "tile 0, die (2,3) -> east", "node (2,3) injection", "node 0, gpu (2,0) -> switch"."""
         direction = self.direction_of(link)
+        if direction == "z-plane":
+            return f"{self.place(int(self.link_src[link]))} -> {self.place(int(self.link_dst[link]))}"
         if direction in ("up", "down"):
             lower = self.place(int((self.link_src if direction == "up" else self.link_dst)[link]))
             return f"{lower} -> switch" if direction == "up" else f"switch -> {lower}"

@@ -46,9 +46,8 @@ def regions(mesh_rows: int, mesh_cols: int, n_ranks: int) -> NDArray[np.int32]:
 
 
 def ranks_of_vertices(mesh: Mesh, n_ranks: int) -> NDArray[np.int32]:
-    """Rank of every device and switch, int32[n_vertices]: `regions`, and for a switch the rank of its `home`."""
-    rank_of_device = regions(mesh.rows, mesh.cols, n_ranks)
-    return rank_of_device if mesh.switches is None else rank_of_device[mesh.switches.home]
+    """Rank of every device, switch and interface processor, int32[n_vertices]: `regions` of their `home`."""
+    return regions(mesh.rows, mesh.cols, n_ranks)[mesh.home]
 
 
 def cut_links(mesh: Mesh, rank_of_vertex: NDArray[np.int32]) -> NDArray[np.int64]:

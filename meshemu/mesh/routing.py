@@ -3,11 +3,13 @@
 XY goes along the row first, then along the column; YX the other way round. Where a dead device or link is on the way,
 the message takes a shortest path around it, the same one every time: among shortest paths, each hop prefers the first
 dimension of the order. Where switches join the devices, a message goes up and down their tree, whatever the order.
+Where lines are rings, it goes the way round that is shorter (`rings`). These are the routes over the mesh; which
+messages take the Z-plane instead is for `shortcuts` to say.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,11 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from meshemu.errors import InputError
 from meshemu.mesh.detour import detour
 from meshemu.mesh.mesh import EAST, NORTH, SOUTH, WEST, Mesh
+from meshemu.mesh.rings import forwards
 from meshemu.mesh.switches import tree_routes
 
 __all__ = ["Order", "Routes", "routes"]
 
 Order = Literal["xy", "yx"]
+
+_Ints = NDArray[np.int64]
+_Run = tuple[_Ints, _Ints, NDArray[Any]]
 
 _PREFERENCE = {"xy": (EAST, WEST, NORTH, SOUTH), "yx": (NORTH, SOUTH, EAST, WEST)}
 _BLOCK = 1 << 12  # routes walked at once: their arrays stay in cache
@@ -48,6 +54,13 @@ class Routes:
     def links(self, route: int) -> NDArray[np.int32]:
         """Link ids of one route, in order."""
         return self.route_links[self.route_ptr[route] : self.route_ptr[route + 1]]
+
+    def taken(self, route: NDArray[np.integer[Any]]) -> "Routes":
+        """These routes by number, in this order, which are then one each for as many messages."""
+        length = np.diff(self.route_ptr)[route]
+        at = np.arange(length.sum()) + np.repeat(self.route_ptr[route] - np.cumsum(length) + length, length)
+        number = np.arange(len(route), dtype=np.int32)
+        return Routes(number, self.src[route], self.dst[route], _pointer(length), self.route_links[at])
 
 
 def routes(
@@ -120,29 +133,46 @@ def _walk(
 ) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """(lengths, links) of dimension-ordered routes; -1 for a link that does not exist.
 
-    A route is four runs through the table `links`: injection, first leg, second leg, ejection. Each run starts at an
-    entry and goes on by a constant stride.
+    A route is runs through the table `links`: injection, first leg, second leg, ejection. Each run starts at an entry
+    and goes on by a constant stride. A leg along a ring is two runs, up to the link around the mesh and after it.
     """
     if mesh.switches is not None:
         legs = tree_routes(mesh.switches, src, dst)
         columns = np.stack([mesh.injection_link[src], *legs, mesh.ejection_link[dst]], axis=1)
         return np.count_nonzero(columns >= 0, axis=1), columns[columns >= 0]
-    row, col = mesh.row[src].astype(np.int64), mesh.col[src].astype(np.int64)
-    down, right = mesh.row[dst] - row, mesh.col[dst] - col
-    rows = (np.where(down > 0, SOUTH, NORTH), np.sign(down) * mesh.cols, np.abs(down))
-    cols = (np.where(right > 0, EAST, WEST), np.sign(right), np.abs(right))
-    (direction1, step1, hops1), (direction2, step2, hops2) = (cols, rows) if order == "xy" else (rows, cols)
-    corner = src + step1 * hops1
-    none = np.zeros_like(row)
-
-    n = mesh.n_devices
-    first = np.stack([4 * n + src, 4 * src + direction1, 4 * corner + direction2, 5 * n + dst])
-    stride = np.stack([none, 4 * step1, 4 * step2, none])
-    length = np.stack([mesh.injection_link[src] >= 0, hops1, hops2, mesh.ejection_link[dst] >= 0])
-    first, stride, length = (part.T.ravel() for part in (first, stride, length))
+    n, none = mesh.n_devices, np.zeros(len(src), np.int64)
+    first_leg, corner = _leg(mesh, src.astype(np.int64), dst, along_row=order == "xy")
+    second_leg, _ = _leg(mesh, corner, dst, along_row=order != "xy")
+    runs = [
+        (4 * n + src, none, mesh.injection_link[src] >= 0),
+        *first_leg,
+        *second_leg,
+        (5 * n + dst, none, mesh.ejection_link[dst] >= 0),
+    ]
+    first, stride, length = (np.stack(part, axis=1).astype(np.int64).ravel() for part in zip(*runs, strict=True))
     begin = np.cumsum(length) - length
     entry = np.arange(length.sum()) * np.repeat(stride, length) + np.repeat(first - begin * stride, length)
-    return length.reshape(-1, 4).sum(axis=1), links[entry]
+    return length.reshape(-1, len(runs)).sum(axis=1), links[entry]
+
+
+def _leg(mesh: Mesh, device: _Ints, dst: NDArray[np.int32], *, along_row: bool) -> tuple[list[_Run], _Ints]:
+    """The runs (first entry, stride, length) of a leg in one dimension, and the devices where it ends."""
+    line, unit, n, is_ring = (
+        (mesh.col, 1, mesh.cols, mesh.row_rings) if along_row else (mesh.row, mesh.cols, mesh.rows, mesh.column_rings)
+    )
+    ahead, behind = (EAST, WEST) if along_row else (SOUTH, NORTH)
+    here, there = line[device].astype(np.int64), line[dst].astype(np.int64)
+    if not is_ring:
+        way = there - here
+        step = unit * np.sign(way)
+        return [(4 * device + np.where(way > 0, ahead, behind), 4 * step, np.abs(way))], device + unit * way
+    onward = forwards(mesh, along_row=along_row)[here, there]
+    direction, step = np.where(onward, ahead, behind), np.where(onward, unit, -unit)
+    hops = np.where(onward, there - here, here - there) % n
+    before = np.minimum(hops, np.where(onward, n - here, here + 1))  # the link around the mesh included
+    opposite = device + unit * (np.where(onward, 0, n - 1) - here)
+    runs = [(4 * device + direction, 4 * step, before), (4 * opposite + direction, 4 * step, hops - before)]
+    return runs, device + unit * (there - here)
 
 
 def _link_table(mesh: Mesh) -> NDArray[np.int32]:

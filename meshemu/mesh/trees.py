@@ -5,7 +5,8 @@ every member to its root, and routers merge what meets. Either way the tree is t
 between root and members. That is a tree because the next hop towards a root depends on where a message is, not on where
 it came from, around faults too (`detour` looks at nothing else, and agrees with dimension order where that is clear).
 A multicast follows the tree of the other order backwards: routes "yx" to the root, reversed, are the routes "xy" from
-it. Each member so has the route of a message of its own, except that a multicast may pass a fault on another side.
+it. Each member so has the route of a message of its own, except that a multicast may pass a fault on another side, and
+reach the opposite device of a ring the other way round. Trees stay on the mesh: Ethernet neither forks nor merges.
 """
 
 from dataclasses import dataclass
