@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meshemu.cost import BOUNDS, CostOptions, TensorSpec, Work, bounds, durations_ps, op_work, work_ps
+from meshemu.cost.fusion import fused, separate
 from meshemu.cost.spread import product_time
 from meshemu.errors import ScheduleError
 from meshemu.hardware import DeviceSpec, System
@@ -81,12 +82,19 @@ def test_products_by_hand() -> None:
     assert time_of(four, 1, 32, 8, 4096) == max(1024 * 500, 65536 * 10**12 // (128 * 10**9))
     # A batch of four: each node has its own operands and nothing moves.
     assert time_of(four, 4, 8, 8, 4096) == 1024 * 500
+    # Four nodes of 1,024 rows (or columns) each, 64 ns, while 8 x 4 elements that all need come in: 64 B at 0.5 GB/s.
+    slow = chip(4, ingest_bytes_per_s=5 * 10**8)
+    assert time_of(slow, 1, 4096, 8, 4) == time_of(slow, 1, 8, 4096, 4) == 128_000
+    assert time_of(slow, 2, 8, 4096, 4) == 128_000, "of two products each node takes in its own one's"
+    # As below, and 48 partial sums of 4 B come in at 128 GB/s.
+    assert time_of(four, 1, 8, 8, 4096) == 256 * 500 + 48 * 4 * 10**12 // (128 * 10**9) + 48 * 10**12 // (NODE // 16)
     free = chip(4, ingest_bytes_per_s=0)
     # The sum over K cut in four: 256 clocks, then each node adds 3/4 of the 64 partial sums at 64 GFLOP/s of fp32.
     assert time_of(free, 1, 8, 8, 4096) == 256 * 500 + 48 * 10**12 // (NODE // 16)
     # 8 x 8 nodes, one clock each, while 8 x 4 elements of either operand come in: 128 B.
     small = product_time(chip(64), "bf16", (1, 64, 64, 4, 256, 256))
     assert (small.arithmetic_ps, small.ingest_ps, small.exchange_ps, small.total_ps) == (500, 1000, 0, 1000)
+    assert small.matrix and not product_time(one, "bf16", (1, 64, 1, 1, 64, 1)).matrix
 
 
 def test_shapes_that_fit_run_at_the_peak_and_others_lose() -> None:
@@ -184,6 +192,25 @@ def test_a_chain_is_fused_as_by_hand() -> None:
         flops_ps,  # mul loads one input in place of two, and stores the end of the chain
         *apart[3:],  # a sum is not pointwise; the op beside is as it was
     ]
+
+
+def test_bytes_of_a_fused_chain_by_hand() -> None:
+    size, program = 64 * 64 * 2, chain()
+    before, apart, together = arrays(program), separate(program), fused(program)
+    assert apart.read_bytes.tolist() == [2 * size, size, 2 * size, size, 2 * size]
+    assert apart.launched.all() and not apart.changed.any()
+    assert together.read_bytes.tolist() == [2 * size, 0, size, size, 2 * size]
+    assert together.write_bytes.tolist() == [0, 0, size, 2, size]
+    assert together.launched.tolist() == [True, False, False, True, True]
+    assert together.changed.tolist() == [True, True, True, False, False]
+    assert all(np.array_equal(column, before[name]) for name, column in arrays(program).items()), "it stays as it is"
+    builder = ProgramBuilder(1)
+    for name, written, producer in (("split", 300, -1), ("relu", 100, 0), ("tanh", 150, 0)):
+        builder.compute(
+            0, label=name, op_class=name, number_format="bf16", flops=1, read_bytes=300, write_bytes=written,
+            producer=producer, producer_bytes=written if producer >= 0 else 0,
+        )  # fmt: skip
+    assert fused(builder.build()).write_bytes.tolist() == [50, 100, 150], "two blocks that two ops read"
 
 
 def test_what_is_fused_is_what_the_file_says() -> None:

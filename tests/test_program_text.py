@@ -74,7 +74,7 @@ def test_a_hand_written_program_needs_no_tables() -> None:
         ("", "line 0 of the program text: the text has no line 'devices N'"),
         ("something else", "line 1 .*expected 'meshemu program 1'"),
         (HEAD + "1 device 0 compute", "line 3 .*op 1 where op 0 comes next"),
-        (HEAD + "0 device 0 wait", "line 3 .*unknown kind 'wait'; known: compute, send, recv, reduce"),
+        (HEAD + "0 device 0 wait", "line 3 .*unknown kind 'wait'; known: compute, send, recv, reduce, interface"),
         (HEAD + "0 device", "line 3 .*ends too early"),
         (HEAD + "0 device x compute", "line 3 .*'x'"),
         (HEAD + "0 device 0 compute flop 3", "line 3 .*fields class, format, flops"),

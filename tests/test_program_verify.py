@@ -59,7 +59,7 @@ def test_sound_programs_pass() -> None:
     ("change", "text"),
     [
         ({"device": (0, 2)}, "op 0: device = 2 must be in [0, 2)"),
-        ({"kind": (0, 4)}, "op 0: kind = 4"),
+        ({"kind": (0, len(OpKind))}, f"op 0: kind = {len(OpKind)}"),
         ({"flops": (0, -1)}, "op 0: flops = -1 must be at least 0"),
         ({"size_bytes": (0, 0)}, "message 0: size_bytes = 0 must be at least 1"),
         ({"dep": (0, 9)}, "dep 0: dep = 9"),

@@ -63,7 +63,8 @@ def _always(device: DeviceSpec, options: CostOptions) -> list[Assumption]:
         Assumption(
             "sram_capacity",
             f"Blocks are in the {device.sram_bytes:,} bytes of SRAM of a device: a step that needs more is refused, "
-            "made to fit by recomputation, or let pass, as memory.when_full says; nothing is spilled.",
+            "made to fit by making activations again or by spilling them to interface processors, or let pass, as "
+            "memory.when_full says.",
         ),
     ]
 

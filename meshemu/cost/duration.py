@@ -1,9 +1,9 @@
 """How long each op of a Program takes on a device, in whole picoseconds, and what bounds it.
 
 COMPUTE takes the longest of its arithmetic, its loads and its stores (`cost.terms`), rounded up, and the launch of one
-op. REDUCE takes the same on the vector unit and the fixed cost of one combination. Ops without work (views), SEND and
-RECV take nothing: what messages cost is for the network to say. The roofline is that of Williams, Waterman and
-Patterson, 2009, with loads and stores on ports of their own.
+op. REDUCE takes the same on the vector unit and the fixed cost of one combination. INTERFACE takes what
+`cost.interfaces` says. Ops without work (views), SEND and RECV take nothing: what messages cost is for the network to
+say. The roofline is that of Williams, Waterman and Patterson, 2009, with loads and stores on ports of their own.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from meshemu.cost.calibrated import calibrated
 from meshemu.cost.exact import ceil_divide, time_ps
 from meshemu.cost.fusion import Costs, fused, separate
+from meshemu.cost.interfaces import InterfaceRates, interface_durations_ps
 from meshemu.cost.number_formats import bits_of, flops_per_s
 from meshemu.cost.op_classes import ALLOCATIONS, VIEWS, base_name
 from meshemu.cost.options import PLAIN, CostOptions
@@ -31,13 +32,20 @@ network that carries operands to nodes, or the fixed cost of a launch or of a co
 Int64Array = NDArray[np.int64]
 
 
-def durations_ps(program: Program, device: DeviceSpec | None, options: CostOptions = PLAIN) -> Int64Array:
-    """Duration of every op, int64 (n_ops,), in ps; all zero without a device (links alone are timed then).
+def durations_ps(
+    program: Program,
+    device: DeviceSpec | None,
+    options: CostOptions = PLAIN,
+    interfaces: InterfaceRates | None = None,
+) -> Int64Array:
+    """Duration of every op, int64 (n_ops,), in ps; without a device only of those at interface processors, since links
+    alone are timed then.
 
     Raises:
-        InputError: the device has a rate or bandwidth that is not positive.
+        InputError: the device has a rate or bandwidth that is not positive; the Program has ops of interface
+            processors, and there are none.
     """
-    durations = np.zeros(program.n_ops, dtype=np.int64)
+    durations = interface_durations_ps(program, interfaces)
     timed, ops, costs = _timed(program, device, options)
     if device is None or not len(timed):
         return durations

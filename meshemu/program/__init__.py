@@ -2,6 +2,7 @@
 
 from meshemu.program.arrays import arrays, equal, from_arrays, tables
 from meshemu.program.builder import ProgramBuilder
+from meshemu.program.interfaces import INTERFACE_CLASSES, from_host, ingest_ops, to_device, to_memory
 from meshemu.program.ir import CollectiveUse, OpKind, Program
 from meshemu.program.loads import link_bytes, lower_bound_ps
 from meshemu.program.order import describe_op
@@ -10,6 +11,7 @@ from meshemu.program.trees import MessageTrees, check_trees, message_trees, rout
 from meshemu.program.verify import verify
 
 __all__ = [
+    "INTERFACE_CLASSES",
     "CollectiveUse",
     "MessageTrees",
     "OpKind",
@@ -20,12 +22,16 @@ __all__ = [
     "describe_op",
     "equal",
     "from_arrays",
+    "from_host",
     "from_text",
+    "ingest_ops",
     "link_bytes",
     "lower_bound_ps",
     "message_trees",
     "routed_trees",
     "tables",
+    "to_device",
+    "to_memory",
     "to_text",
     "verify",
 ]

@@ -16,6 +16,7 @@ ARRAY_FIELDS: Mapping[str, type[np.generic]] = {
     "kind": np.int8, "device": np.int32, "label": np.int32, "op_class": np.int16, "number_format": np.int8,
     "flops": np.int64, "read_bytes": np.int64, "write_bytes": np.int64, "message": np.int64, "collective": np.int32,
     "chunk_lo": np.int32, "chunk_hi": np.int32, "shape": np.int32, "producer": np.int64, "producer_bytes": np.int64,
+    "interface": np.int32,
     "src": np.int32, "dst": np.int32, "size_bytes": np.int64,
     "send_op": np.int64, "recv_op": np.int64, "dep_ptr": np.int64, "dep": np.int64,
 }

@@ -52,7 +52,7 @@ _OP_COLUMNS = {
     "kind": np.int8, "device": np.int32, "label": np.int32, "op_class": np.int16, "number_format": np.int8,
     "flops": np.int64, "read_bytes": np.int64, "write_bytes": np.int64, "message": np.int64,
     "collective": np.int32, "chunk_lo": np.int32, "chunk_hi": np.int32,
-    "shape": np.int32, "producer": np.int64, "producer_bytes": np.int64,
+    "shape": np.int32, "producer": np.int64, "producer_bytes": np.int64, "interface": np.int32,
 }
 _MESSAGE_COLUMNS = {"src": np.int32, "dst": np.int32, "size_bytes": np.int64, "send_op": np.int64, "recv_op": np.int64}
 _EDGE_COLUMNS = {"op": np.int64, "on": np.int64}
@@ -62,7 +62,7 @@ class ProgramBuilder:
     """Collects the ops of a Program; every method takes and returns whole arrays of op ids.
 
     An op's id is the number of ops added before it, so ids follow the order of the calls. SEND and RECV ops have
-    the empty op class and number format. A call that adds no op leaves no trace.
+    the empty op class and number format, INTERFACE ops the empty number format. A call that adds no op leaves no trace.
     """
 
     def __init__(self, n_devices: int) -> None:
@@ -114,6 +114,20 @@ class ProgramBuilder:
             OpKind.REDUCE, device, label=label, op_class=op_class, number_format=number_format,
             flops=flops, read_bytes=read_bytes, write_bytes=write_bytes,
             message=message, collective=collective, chunk_lo=chunk_lo, chunk_hi=chunk_hi,
+        )
+
+    def interface(
+        self, device: ArrayLike, *, interface: ArrayLike, label: str, op_class: str,
+        read_bytes: ArrayLike = 0, write_bytes: ArrayLike = 0,
+    ) -> NDArray[np.int64]:
+        """One INTERFACE op per entry of `device`. Returns their ids.
+
+        interface: number of the interface processor beside it. read_bytes, write_bytes: of its memory. Made by way of
+        `program.interfaces`.
+        """
+        return self._add(
+            OpKind.INTERFACE, device, label=label, op_class=op_class, read_bytes=read_bytes, write_bytes=write_bytes,
+            interface=interface,
         )
 
     def messages(
@@ -182,7 +196,7 @@ class ProgramBuilder:
         self, kind: OpKind, device: ArrayLike, *, label: str, op_class: str = "", number_format: str = "",
         flops: ArrayLike = 0, read_bytes: ArrayLike = 0, write_bytes: ArrayLike = 0,
         message: ArrayLike = -1, collective: ArrayLike = -1, chunk_lo: ArrayLike = 0, chunk_hi: ArrayLike = 0,
-        shape: ArrayLike = -1, producer: ArrayLike = -1, producer_bytes: ArrayLike = 0,
+        shape: ArrayLike = -1, producer: ArrayLike = -1, producer_bytes: ArrayLike = 0, interface: ArrayLike = -1,
     ) -> NDArray[np.int64]:
         device = np.atleast_1d(device)
         count = len(device)
@@ -193,7 +207,7 @@ class ProgramBuilder:
             "op_class": self._op_classes.intern(op_class), "number_format": self._number_formats.intern(number_format),
             "flops": flops, "read_bytes": read_bytes, "write_bytes": write_bytes, "message": message,
             "collective": collective, "chunk_lo": chunk_lo, "chunk_hi": chunk_hi,
-            "shape": shape, "producer": producer, "producer_bytes": producer_bytes,
+            "shape": shape, "producer": producer, "producer_bytes": producer_bytes, "interface": interface,
         }
         for name, column in self._ops.items():
             column.append(row[name], count)

@@ -10,6 +10,8 @@ Op kinds:
              writes the message's chunks over the device's buffer.
     REDUCE   runs on the device's communication unit and combines what RECV of `message` brought into the device's
              buffer (message -1: a combination of several receives, e.g. the adjoint of a halo).
+    INTERFACE moves bytes over a unit of interface processor `interface`, which is beside the device; the op class says
+             which unit (`program.interfaces`).
 
 Messages that share a SEND are a multicast: what it hands over travels as one, forks in the routers and ends in one
 RECV each. Messages that share a RECV are a reduction in the network: routers sum what their SENDs hand over where it
@@ -37,6 +39,7 @@ class OpKind(IntEnum):
     SEND = 1
     RECV = 2
     REDUCE = 3
+    INTERFACE = 4
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,8 @@ class Program:
     number_formats; flops, read_bytes, write_bytes int64; message int64 (-1: none); collective int32 (-1: none);
     chunk_lo, chunk_hi int32 (chunk range of the collective's buffer that a SEND/RECV/REDUCE touches, else 0, 0);
     shape int32 -> shapes (-1: not known); producer int64, producer_bytes int64 (a pointwise op that alone reads the
-    block of so many bytes that op `producer`, earlier on the same device, made; else -1, 0).
+    block of so many bytes that op `producer`, earlier on the same device, made; else -1, 0); interface int32 (number of
+    the interface processor that an INTERFACE op is of, else -1).
     Messages (m): src, dst int32; size_bytes int64; send_op, recv_op int64 (either may be shared by a tree).
     Dependencies, CSR: op i waits for dep[dep_ptr[i]:dep_ptr[i+1]], all on the same device as i.
     """
@@ -90,6 +94,7 @@ class Program:
     shape: NDArray[np.int32]
     producer: NDArray[np.int64]
     producer_bytes: NDArray[np.int64]
+    interface: NDArray[np.int32]
     src: NDArray[np.int32]
     dst: NDArray[np.int32]
     size_bytes: NDArray[np.int64]

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.mesh import Mesh, link_rates, message_ps, routes, serialisation_ps, trees_ps
+from meshemu.mesh import Mesh, link_rates, message_ps, message_routes, serialisation_ps, trees_ps
 from meshemu.program.ir import Program
 from meshemu.program.trees import message_trees, routed_trees
 
@@ -17,9 +17,10 @@ def link_bytes(program: Program, mesh: Mesh) -> NDArray[np.int64]:
     that cannot be routed, and for a tree on a mesh whose routers cannot fork or merge.
     """
     found = message_trees(program)
-    way = routes(mesh, program.src[found.alone], program.dst[found.alone])
+    sizes = program.size_bytes[found.alone]
+    way = message_routes(mesh, program.src[found.alone], program.dst[found.alone], sizes)
     load = np.zeros(way.n_routes, np.int64)
-    np.add.at(load, way.index, program.size_bytes[found.alone])
+    np.add.at(load, way.index, sizes)
     carried = np.zeros(mesh.n_links, np.int64)
     np.add.at(carried, way.route_links, np.repeat(load, np.diff(way.route_ptr)))
     routed = routed_trees(program, mesh, found)
@@ -40,6 +41,7 @@ def lower_bound_ps(program: Program, mesh: Mesh) -> int:
     busy = np.where(carried > 0, serialisation_ps(carried, num, den) + mesh.latency_ps, 0)
     found = message_trees(program)
     alone = found.alone
-    lone = message_ps(mesh, routes(mesh, program.src[alone], program.dst[alone]), program.size_bytes[alone])
+    sizes = program.size_bytes[alone]
+    lone = message_ps(mesh, message_routes(mesh, program.src[alone], program.dst[alone], sizes), sizes)
     together = trees_ps(mesh, routed_trees(program, mesh, found), program.size_bytes[found.first])
     return int(max(busy.max(), lone.max(initial=0), together.max(initial=0)))

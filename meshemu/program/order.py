@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import ScheduleError
-from meshemu.program.ir import Program
+from meshemu.program.ir import OpKind, Program
 from meshemu.program.pieces import expand_ranges
 
 __all__ = ["describe_op", "first_unordered", "levels", "precedence"]
@@ -75,7 +75,7 @@ def first_unordered(before: Ids, after: Ids, level: NDArray[np.int32], first: Id
 
 def describe_op(program: Program, op: int) -> str:
     """Words for an op: its id, kind, label, device and message."""
-    kind = ("compute", "send", "recv", "reduce")[program.kind[op]]
+    kind = OpKind(program.kind[op]).name.lower()
     message = f", message {program.message[op]}" if program.message[op] >= 0 else ""
     return f"op {op} ({kind} {program.labels[program.label[op]]!r} on device {program.device[op]}{message})"
 

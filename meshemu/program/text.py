@@ -10,6 +10,7 @@
     1 device 0 send message 0 to 1 bytes 32 collective 0 chunks 0:1 label "gradients" after 0
     2 device 1 recv message 0 from 0 bytes 32 collective 0 chunks 0:1 label "gradients"
 
+An op at an interface processor names it, `4 device 0 interface class host_to_memory write 4096 at 2 label "x"`.
 An op with a known shape names its row of the table `shapes [[[4096]], ...]`, and one that alone reads a block names
 the op that made it and its bytes, `producer 0:8` (docs/cost-model.md).
 
@@ -43,9 +44,13 @@ _KINDS = {kind.name.lower(): kind for kind in OpKind}
 _TABLES = {"labels": "label", "op_classes": "op_class", "number_formats": "number_format"}
 _SHAPES = "shapes"
 _COUNTS = {"flops": "flops", "read": "read_bytes", "write": "write_bytes"}
+_OP_COLUMNS = (
+    "kind", "device", "label", "op_class", "number_format", *_COUNTS.values(), "message", "collective",
+    "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes", "interface",
+)
 _OP_FIELDS = (
-    "class", "format", *_COUNTS, "shape", "producer", "message", "to", "from", "bytes", "collective", "chunks", "label",
-    "after",
+    "class", "format", *_COUNTS, "at", "shape", "producer", "message", "to", "from", "bytes", "collective", "chunks",
+    "label", "after",
 )
 
 
@@ -103,8 +108,7 @@ def _collective_line(index: int, use: CollectiveUse) -> str:
 
 def _op_lines(p: Program) -> Iterator[str]:
     columns = {name: getattr(p, name).tolist() for name in (
-        "kind", "device", "label", "op_class", "number_format", *_COUNTS.values(), "message", "collective",
-        "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes", "src", "dst", "size_bytes", "dep_ptr", "dep",
+        *_OP_COLUMNS, "src", "dst", "size_bytes", "dep_ptr", "dep",
     )}
     messages_of: defaultdict[int, list[int]] = defaultdict(list)
     for ops in (p.send_op.tolist(), p.recv_op.tolist()):
@@ -120,6 +124,8 @@ def _op_lines(p: Program) -> Iterator[str]:
         if p.number_formats[columns["number_format"][op]]:
             words.append(f"format {formats[columns['number_format'][op]]}")
         words += [f"{word} {columns[name][op]}" for word, name in _COUNTS.items() if columns[name][op]]
+        if columns["interface"][op] != -1:
+            words.append(f"at {columns['interface'][op]}")
         if columns["shape"][op] != -1:
             words.append(f"shape {columns['shape'][op]}")
         if columns["producer"][op] != -1:
@@ -150,10 +156,7 @@ class _Reader:
         self._n_devices: int | None = None
         self._names: dict[str, dict[str, int]] = {table: {} for table in _TABLES}
         self._collectives: list[dict[str, Any]] = []
-        self._ops: dict[str, list[int]] = {name: [] for name in (
-            "kind", "device", "label", "op_class", "number_format", *_COUNTS.values(), "message", "collective",
-            "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes",
-        )}
+        self._ops: dict[str, list[int]] = {name: [] for name in _OP_COLUMNS}
         self._shapes: list[Any] = []
         self._dep: list[int] = []
         self._dep_ptr = [0]
@@ -232,6 +235,7 @@ class _Reader:
             "kind": int(kind), "device": device, "message": numbers[0],
             "collective": int(fields.get("collective", -1)), "chunk_lo": int(lo), "chunk_hi": int(hi),
             "shape": int(fields.get("shape", -1)), "producer": int(producer), "producer_bytes": int(producer_bytes),
+            "interface": int(fields.get("at", -1)),
             **{name: int(fields.get(word, 0)) for word, name in _COUNTS.items()},
         }
         for (table, name), word in zip(_TABLES.items(), ("label", "class", "format"), strict=True):

@@ -1,10 +1,10 @@
 """Check that a Program is sound before anything runs or times it.
 
 What is checked: arrays fit one another; every message is sent once and received once, by its ends; messages that share
-an op are a sound multicast or reduction in the network; dependencies stay on a device and, with messages, form no
-cycle; ops of a collective that touch one chunk of a buffer (other than two sends) are ordered by dependencies and
-messages, so that every order of execution gives one result; and in one such order every collective does what its kind
-says, each contribution exactly once.
+an op are a sound multicast or reduction in the network; ops at interface processors name one of their units;
+dependencies stay on a device and, with messages, form no cycle; ops of a collective that touch one chunk of a buffer
+(other than two sends) are ordered by dependencies and messages, so that every order of execution gives one result; and
+in one such order every collective does what its kind says, each contribution exactly once.
 """
 
 from collections.abc import Iterator
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from meshemu.errors import ScheduleError
 from meshemu.program.contributions import KINDS, Moves, Step, check_exactly_once, pieces_of
 from meshemu.program.hazards import Hazards
+from meshemu.program.interfaces import INTERFACE_CLASSES
 from meshemu.program.ir import CollectiveUse, OpKind, Program
 from meshemu.program.order import describe_op, first_unordered, levels, precedence
 from meshemu.program.trees import check_trees
@@ -23,7 +24,7 @@ __all__ = ["verify"]
 
 _OPS = (
     "kind", "device", "label", "op_class", "number_format", "flops", "read_bytes", "write_bytes", "message",
-    "collective", "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes",
+    "collective", "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes", "interface",
 )
 _MESSAGES = ("src", "dst", "size_bytes", "send_op", "recv_op")
 
@@ -65,6 +66,7 @@ def _check_arrays(p: Program) -> None:
         "dst": (0, p.n_devices), "send_op": (0, p.n_ops), "recv_op": (0, p.n_ops),
         "flops": (0, None), "read_bytes": (0, None), "write_bytes": (0, None), "size_bytes": (1, None),
         "shape": (-1, len(p.shapes)), "producer": (-1, p.n_ops), "producer_bytes": (0, None),
+        "interface": (-1, None),
     }
     for name, (low, high) in limits.items():
         column = getattr(p, name)
@@ -74,6 +76,7 @@ def _check_arrays(p: Program) -> None:
             bound = f"at least {low}" if high is None else f"in [{low}, {high})"
             raise ScheduleError(f"{row} {at}: {name} = {column[at]} must be {bound}")
     _check_producers(p)
+    _check_interfaces(p)
     for index, use in enumerate(p.collectives):
         _check_use(index, use, p.n_devices)
 
@@ -92,6 +95,28 @@ def _check_producers(p: Program) -> None:
         raise ScheduleError(
             f"{describe_op(p, int(op[at]))} cannot alone read {size[at]} bytes that "
             f"{describe_op(p, int(made[at]))} made"
+        )
+
+
+def _check_interfaces(p: Program) -> None:
+    """INTERFACE ops, and no others, name an interface processor, which is beside one device, and one of its units."""
+    at_interface = p.kind == OpKind.INTERFACE
+    known = np.array([name in INTERFACE_CLASSES for name in p.op_classes] or [False])
+    for wrong, why in (
+        (at_interface != (p.interface >= 0), "must name an interface processor if, and only if, it is of one"),
+        (at_interface & ~known[p.op_class], f"must be of a class {', '.join(INTERFACE_CLASSES)}"),
+        (at_interface & ((p.flops > 0) | (p.message >= 0) | (p.collective >= 0)), "moves bytes and does nothing else"),
+    ):
+        if wrong.any():
+            raise ScheduleError(f"{describe_op(p, int(np.argmax(wrong)))} {why}")
+    op = np.flatnonzero(at_interface)
+    _, first, which = np.unique(p.interface[op], return_index=True, return_inverse=True)
+    apart = p.device[op] != p.device[op[first]][which]
+    if apart.any():
+        at = int(np.argmax(apart))
+        raise ScheduleError(
+            f"{describe_op(p, int(op[at]))}: interface processor {p.interface[op[at]]} is beside device "
+            f"{p.device[op[first[which[at]]]]}"
         )
 
 

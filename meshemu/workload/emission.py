@@ -1,8 +1,9 @@
 """Spmd -> Program: the ops and messages of every device, by shapes alone.
 
 The messages of a Fetch come from `windows.pieces` and those of a Collective from its schedule, exactly as in the
-executor. A device's compute ops run in program order (a static schedule); messages and reductions run beside them as
-soon as their data are ready, so that gradient buckets overlap with the rest of the backward pass.
+executor. A device's compute ops run in program order (a static schedule), which several threads take in turn; messages
+and reductions run beside them as soon as their data are ready, so that gradient buckets overlap with the rest of the
+backward pass.
 """
 
 from collections.abc import Callable, Mapping, Set
@@ -21,6 +22,7 @@ from meshemu.workload.chunks import chunk_bounds, one, row_length
 from meshemu.workload.dtypes import number_format
 from meshemu.workload.formats.storage import Storage, storage_of
 from meshemu.workload.plan import Plan
+from meshemu.workload.spill_emission import Spilled, SpillOps
 from meshemu.workload.spmd import Collective, Compute, Fetch, PushAdd, Spmd, Value, read_once
 from meshemu.workload.windows import pieces
 
@@ -38,17 +40,24 @@ def build_program(
     updates: Mapping[str, Update],
     prefetch: int = 1,
     extend: Callable[[ProgramBuilder], None] | None = None,
+    compute_threads: int = 1,
+    spilled: Spilled | None = None,
 ) -> Program:
     """The Program of one training step.
 
     schedules: index of a Collective instruction -> schedule. updates: parameter name -> what its update costs;
     parameters that are not updated are left out. prefetch: a paced Collective starts once the work is done
     that came before the so many-th paced one before it; 0: before itself. extend: adds ops that nothing waits for.
+    compute_threads: of a device, which take its ops in turn, so that each op waits for the so many-th before it.
+    spilled: blocks that leave the memory of devices for a while.
     """
-    walk = _Walk(plan, n_devices, storage_of(spmd), read_once(spmd), prefetch)
+    walk = _Walk(plan, n_devices, storage_of(spmd), read_once(spmd), prefetch, compute_threads)
     for value in (*spmd.inputs.values(), *spmd.constants.values()):
         walk.done[value.id] = []
+    moves = SpillOps(walk.builder, plan, walk.storage, spilled or Spilled.nothing(plan.n_positions))
+    walk.let_go(moves, -1)
     for i, instruction in enumerate(spmd.instructions):
+        walk.take_back(moves, i)
         match instruction:
             case Compute():
                 walk.compute(instruction)
@@ -58,6 +67,7 @@ def build_program(
                 walk.push_add(instruction)
             case Collective():
                 walk.collective(instruction, schedules[i])
+        walk.let_go(moves, i)
     walk.update(spmd, updates)
     if extend is not None:
         extend(walk.builder)
@@ -66,10 +76,13 @@ def build_program(
 
 class _Walk:
     """The walk over the instructions, position by position: `done` says which ops make each value complete, `made`
-    which op alone made it, for values in `alone`, which have one reader.
+    which op alone made it, for values in `alone`, which have one reader; `last_of_threads` the last op of each compute
+    thread, that of the thread whose turn it is first.
     """
 
-    def __init__(self, plan: Plan, n_devices: int, storage: Storage, alone: Set[int], prefetch: int) -> None:
+    def __init__(
+        self, plan: Plan, n_devices: int, storage: Storage, alone: Set[int], prefetch: int, compute_threads: int
+    ) -> None:
         self.plan = plan
         self.storage = storage
         self.alone = alone
@@ -77,9 +90,10 @@ class _Walk:
         self.builder = ProgramBuilder(n_devices)
         self.devices = np.asarray(plan.devices, np.int64)
         self.done: dict[int, Layers] = {}
-        self.last_compute = np.full(plan.n_positions, -1, np.int64)
+        self.last_of_threads: Layers = [np.full(plan.n_positions, -1, np.int64)] * compute_threads
+        self.awaited: list[tuple[NDArray[np.int64], NDArray[np.int64]]] = []
         self.prefetch = prefetch
-        self.before_paced = [self.last_compute] * prefetch
+        self.before_paced = [self.last_of_threads] * prefetch
 
     def compute(self, instruction: Compute) -> None:
         """One op per device that has work to do; views cost nothing and make no op."""
@@ -108,13 +122,13 @@ class _Walk:
             producer=producer,
             producer_bytes=np.where(producer < 0, 0, np.asarray(size_bytes, np.int64)[which][where]),
         )
-        for layer in (*layers, self.last_compute):
+        for layer in (*layers, self.last_of_threads[0]):
             self.builder.depend(ops, layer[where])
         for value in instruction.outputs:
             if value.id in self.alone:
                 self.made[value.id] = _scattered(self.plan.n_positions, where, ops)
-        self.last_compute = self.last_compute.copy()
-        self.last_compute[where] = ops
+        self._await_room(where, ops)
+        self._take_turns(where, ops)
         idle = [np.where(busy, -1, layer) for layer in layers] if not busy.all() else []
         self._finish(instruction.outputs, [_scattered(self.plan.n_positions, where, ops), *idle])
 
@@ -160,7 +174,7 @@ class _Walk:
         """The schedule's ops, for every group."""
         layers = [layer for v in instruction.sources for layer in self.done[v.id]]
         if instruction.paced:
-            layers.append(self._paced(instruction))
+            layers += self._paced(instruction)
         waits = _merged(layers)
         members, _, _ = self.plan.groups(instruction.axes, instruction.stages)
         positions, ops = [], []
@@ -188,13 +202,48 @@ class _Walk:
             instruction.outputs, _layered(self.plan.n_positions, np.concatenate(positions), np.concatenate(ops))
         )
 
-    def _paced(self, instruction: Collective) -> NDArray[np.int64]:
+    def let_go(self, moves: SpillOps, index: int) -> None:
+        """Blocks that are idle after instruction `index` leave, once it is done with them."""
+        for spill in moves.leaving(index):
+            moves.leave(spill, _merged([*self.done[spill.idle.block.value.id], *self.last_of_threads]))
+
+    def take_back(self, moves: SpillOps, index: int) -> None:
+        """Before operator `index`: what it needs room of has left; what there is room for again comes back."""
+        for left in moves.left_before(index):
+            self.awaited.append((left, np.where(left >= 0, len(self.last_of_threads), 0)))
+        for spill in moves.returning(index):
+            back = moves.come_back(spill, _merged(self.last_of_threads))
+            for value_id in spill.idle.block.values:
+                self.made.pop(value_id, None)
+                if value_id in self.done:
+                    self.done[value_id] = [*self.done[value_id], back]
+
+    def _await_room(self, where: NDArray[np.int64], ops: NDArray[np.int64]) -> None:
+        """The next op of every thread waits for blocks to have left."""
+        for left, n_waiting in self.awaited:
+            self.builder.depend(ops, np.where(n_waiting[where] > 0, left[where], -1))
+            n_waiting[where] -= 1
+        self.awaited = [(left, n_waiting) for left, n_waiting in self.awaited if (n_waiting > 0).any()]
+
+    def _take_turns(self, where: NDArray[np.int64], ops: NDArray[np.int64]) -> None:
+        """The threads whose turn it was have their next op, where there is one; the turn is the next thread's there."""
+        taken = np.zeros(self.plan.n_positions, np.bool_)
+        taken[where] = True
+        turned = [*self.last_of_threads[1:], _scattered(self.plan.n_positions, where, ops)]
+        self.last_of_threads = [
+            np.where(taken, new, old) for old, new in zip(self.last_of_threads, turned, strict=True)
+        ]
+
+    def _paced(self, instruction: Collective) -> Layers:
         """The work that a paced Collective waits for. A stage of a pipeline counts its own."""
         if not self.prefetch:
-            return self.last_compute
+            return self.last_of_threads
         here, earlier = self.plan.on(instruction.stages), self.before_paced
-        later = [*earlier[1:], self.last_compute]
-        self.before_paced = [np.where(here, new, old) for old, new in zip(earlier, later, strict=True)]
+        later = [*earlier[1:], self.last_of_threads]
+        self.before_paced = [
+            [np.where(here, new, old) for old, new in zip(*layers, strict=True)]
+            for layers in zip(earlier, later, strict=True)
+        ]
         return earlier[0]
 
     def update(self, spmd: Spmd, updates: Mapping[str, Update]) -> None:
@@ -224,7 +273,7 @@ class _Walk:
                 write_bytes=write,
                 shape=shapes[of],
             )
-            for layer in (*layers, self.last_compute):
+            for layer in (*layers, *self.last_of_threads):
                 self.builder.depend(ops, layer[where])
 
     def _pass_on(self, view: Compute) -> None:

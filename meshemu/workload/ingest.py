@@ -7,21 +7,20 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.cost.ingest import ingest_label
-from meshemu.mesh import Mesh
+from meshemu.mesh import Mesh, grid_distance
 from meshemu.program.builder import ProgramBuilder
+from meshemu.program.interfaces import from_host, to_device
 from meshemu.workload.formats.storage import storage_of
-from meshemu.workload.memory import block_bytes
+from meshemu.workload.memory import batch_read, block_bytes
 from meshemu.workload.plan import Plan
-from meshemu.workload.spmd import Spmd, inputs_of
+from meshemu.workload.spmd import Spmd
 
 __all__ = ["Piece", "add_ingest", "needed_bytes", "pieces_of_batch"]
 
+LABEL = "batch of the next step"
+
 PIECES_PER_INTERFACE = 4
 """Blocks are cut so that there are at least about so many pieces: shared evenly, and passed on while others come in."""
-
-ARRIVAL = "empty"
-"""Op class of a piece's arrival beside its interface processor: memory is taken, nothing is computed."""
 
 Group = tuple[int, ...]
 """Devices that need the same bytes."""
@@ -29,10 +28,9 @@ Group = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Piece:
-    """Bytes that one interface processor gets once and sends to each of `devices`; number: in its queue."""
+    """Bytes that one interface processor, of those in use, gets once and sends to each of `devices`."""
 
     interface: int
-    number: int
     size_bytes: int
     devices: Group
 
@@ -40,12 +38,9 @@ class Piece:
 def needed_bytes(spmd: Spmd, plan: Plan) -> dict[Group, int]:
     """Devices -> bytes of the batch that these and no others read, each its block."""
     storage = storage_of(spmd)
-    read = {value.id for instruction in spmd.instructions for value in inputs_of(instruction)}
     found: dict[Group, int] = {}
     devices = np.asarray(plan.devices, np.int64)
-    for name, value in spmd.inputs.items():
-        if not name.startswith("batch.") or value.id not in read:
-            continue
+    for value in batch_read(spmd):
         size_bytes, here = block_bytes(value, plan, storage), plan.on(value.layout.stages)
         block = plan.index(value.layout.axes)
         for number in np.unique(block[here]).tolist():
@@ -64,7 +59,6 @@ def pieces_of_batch(needed: dict[Group, int], interfaces: NDArray[np.int64], mes
     """
     parts = max(1, -(-PIECES_PER_INTERFACE * len(interfaces) // max(len(needed), 1)))
     load = np.zeros(len(interfaces), np.int64)
-    count = np.zeros(len(interfaces), np.int64)
     result = []
     for group in sorted(needed):
         bounds = [needed[group] * i // parts for i in range(parts + 1)]
@@ -72,35 +66,30 @@ def pieces_of_batch(needed: dict[Group, int], interfaces: NDArray[np.int64], mes
         for lo, hi in pairwise(bounds):
             if hi > lo:
                 at = int(np.lexsort((np.arange(len(load)), away, load))[0])
-                result.append(Piece(at, int(count[at]), hi - lo, group))
+                result.append(Piece(at, hi - lo, group))
                 load[at] += hi - lo
-                count[at] += 1
     return result
 
 
 def add_ingest(
-    builder: ProgramBuilder, pieces: Sequence[Piece], interfaces: NDArray[np.int64], number_format: str
+    builder: ProgramBuilder, pieces: Sequence[Piece], interfaces: NDArray[np.int64], numbers: NDArray[np.int64]
 ) -> None:
-    """The ops that bring them: a message from the edge to every other device, an op without work for the one there.
+    """The ops that bring them: over PCIe once, over the link for each device, and on to it from the one at the edge.
 
-    Nothing in the step waits for them: they are of the next step. number_format: of some other op in the step.
+    interfaces: the device beside each interface processor; numbers: theirs in the Program. Nothing in the step waits
+    for the ops: they are of the next step.
     """
     for piece in pieces:
-        edge = int(interfaces[piece.interface])
-        label = ingest_label(piece.interface, piece.number, piece.size_bytes)
+        edge, number = int(interfaces[piece.interface]), int(numbers[piece.interface])
         others = [device for device in piece.devices if device != edge]
-        if edge in piece.devices:
-            builder.compute(
-                [edge], label=label, op_class=ARRIVAL, number_format=number_format,
-                flops=0, read_bytes=0, write_bytes=0,
-            )  # fmt: skip
+        here = [edge] * len(piece.devices)  # a device at the edge first: its copy goes no further
+        there = from_host(builder, [edge], number, piece.size_bytes, LABEL)
+        arrived = to_device(builder, here, number, piece.size_bytes, LABEL, [there])
         if others:
-            builder.messages([edge] * len(others), others, piece.size_bytes, label=label)
+            _, send, _ = builder.messages([edge] * len(others), others, piece.size_bytes, label=LABEL)
+            builder.depend(send, arrived[len(piece.devices) - len(others) :])
 
 
 def _hops(mesh: Mesh, interfaces: NDArray[np.int64], group: Group) -> NDArray[np.int64]:
     """Hops from the device beside each interface processor to all devices of a group together."""
-    devices = np.asarray(group, np.int64)
-    rows = np.abs(mesh.row[interfaces][:, None].astype(np.int64) - mesh.row[devices])
-    cols = np.abs(mesh.col[interfaces][:, None].astype(np.int64) - mesh.col[devices])
-    return np.asarray((rows + cols).sum(axis=1))
+    return np.asarray(grid_distance(mesh, interfaces[:, None], np.asarray(group, np.int64)).sum(axis=1))
