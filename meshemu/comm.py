@@ -32,8 +32,8 @@ class Comm(Protocol):
         Both sides know the sizes. Peers with nothing to exchange take no part. Buffers are contiguous.
         """
 
-    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
-        """Send `rows[peer]` (n, k) to every peer; return what came in, stacked in rank order, (m, k)."""
+    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
+        """Send `rows[peer]` (n, k) to every peer; return what each sent to this rank, (m, k) each, in rank order."""
 
     def min(self, value: int) -> int:
         """The least `value` of all ranks."""

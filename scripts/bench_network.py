@@ -155,7 +155,7 @@ def plain_python(case: Case) -> float | None:
             return None
         bounds = traffic.dep_ptr.tolist()
         ops = [
-            ReferenceOp(int(kind), int(device), 0, traffic.dep[bounds[i] : bounds[i + 1]].tolist(), int(message))
+            ReferenceOp(int(kind), int(device), 0, traffic.dep[bounds[i] : bounds[i + 1]].tolist(), int(message), 1)
             for i, (kind, device, message) in enumerate(
                 zip(traffic.kind, traffic.device, traffic.message, strict=True)
             )

@@ -235,7 +235,11 @@ def test_refused(arguments, message):
         ({}, {"dst": [1, 1]}, "row 1: src = dst = 1"),
         ({}, {"ready_ps": [0, -1]}, "row 1: ready_ps = -1"),
         ({"dead": [[0, 0]]}, {}, "row 0: src = 0 is dead"),
-        ({"dead": [[0, 1], [1, 1], [2, 1]]}, {"src": [0, 0], "dst": [3, 2]}, "row 1: no route from"),
+        (
+            {"dead": [[0, 1], [1, 1], [2, 1]]},
+            {"src": [0, 0, 0], "dst": [3, 3, 2], "size_bytes": 5},
+            "row 2: no route from",
+        ),
         ({"dead_links": [[[0, 0], [0, 1]], [[0, 0], [1, 0]]]}, {}, "row 0: no route from"),
         ({}, {"ready_ps": [0, 2**62]}, r"row 1: .*2\*\*62"),
         ({}, {"size_bytes": [5, 2**61], "packet_bytes": 2**60}, r"row 1: .*2\*\*62"),

@@ -146,6 +146,7 @@ def test_programs_equal_reference(seed, packet_flits, router):
         ReferenceOp(
             OpKind(program.kind[i]), int(program.device[i]), int(duration[i]),
             program.dep[program.dep_ptr[i] : program.dep_ptr[i + 1]].tolist(), int(program.message[i]),
+            int(program.kind[i] != OpKind.REDUCE),
         )
         for i in range(program.n_ops)
     ]  # fmt: skip

@@ -19,7 +19,7 @@ def use_all(comm):
     comm.exchange({right: np.full(rank + 1, rank, np.uint8)}, {left: inbox})
     comm.barrier()
     return {
-        "rows": comm.all_to_all_rows(sent).tolist(),
+        "rows": [part.tolist() for part in comm.all_to_all_rows(sent)],
         "exchanged": inbox.tolist(),
         "min": comm.min(5 - rank),
         "max": comm.max(rank**2),
@@ -34,7 +34,7 @@ def expected(rank, size):
     left = (rank - 1) % size
     total = sum(range(size))
     return {
-        "rows": [[10 * peer + rank] * 3 for peer in range(size) for _ in range(rank + peer)],
+        "rows": [[[10 * peer + rank] * 3] * (rank + peer) for peer in range(size)],
         "exchanged": [left] * (left + 1),
         "min": 5 - (size - 1),
         "max": (size - 1) ** 2,

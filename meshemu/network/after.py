@@ -20,48 +20,44 @@ __all__ = ["find_after"]
 
 
 @kernel
-def _walk_back(network: Network, work: Work, dep_ptr: Ints, dep: Ints, own: NDArray[np.bool_]) -> None:
+def _walk_back(network: Network, work: Work, own: NDArray[np.bool_], felt: Ints) -> None:
     """Fill `work.after` of this rank's ops: one pass, the last first, so that what waits for an op is known before it.
 
     Where ids do not follow the order of time, an op whose `after` is not yet known counts with one lookahead.
+    felt: int64[n_ops], scratch, how soon what depends on an op is felt from when the op is ready.
     """
-    after, n_ops = work.after, len(work.after)
-    for op in range(n_ops):
-        after[op] = FAR if own[op] else network.lookahead
-    for op in range(n_ops - 1, -1, -1):
+    after = work.after
+    for op in range(len(after) - 1, -1, -1):
+        after[op] = network.lookahead
         if not own[op]:
             continue
+        soonest = FAR
+        for entry in range(work.successor_ptr[op], work.successor_ptr[op + 1]):
+            successor = work.successor[entry]
+            soonest = min(soonest, felt[successor] if successor > op else network.lookahead)
+        after[op] = soonest
         if work.kind[op] == SEND:
             message = work.message[op]
             size, where, recv_op = work.size[message], work.where[message], work.recv_op[message]
-            felt = network.lookahead
+            felt[op] = network.lookahead
             if where & KIND_MASK < BRANCH:
                 after_recv = after[recv_op] if recv_op > op else network.lookahead
-                felt = message_effect(network, work, message, where >> KIND_BITS, size, after[op], after_recv)
+                felt[op] = message_effect(network, work, message, where >> KIND_BITS, size, soonest, after_recv)
         elif work.kind[op] == RECV:
-            felt = after[op]
+            felt[op] = soonest
         else:
-            felt = min(FAR, work.duration[op] + after[op])
-        for entry in range(dep_ptr[op], dep_ptr[op + 1]):
-            known = felt if dep[entry] < op else network.lookahead
-            after[dep[entry]] = min(after[dep[entry]], known)
+            felt[op] = min(FAR, work.duration[op] + soonest)
 
 
 def find_after(
-    network: Network,
-    work: Work,
-    dep_ptr: Ints,
-    dep: Ints,
-    own: NDArray[np.bool_],
-    crosses: NDArray[np.bool_],
-    comm: Comm | None,
+    network: Network, work: Work, own: NDArray[np.bool_], crosses: NDArray[np.bool_], comm: Comm | None
 ) -> None:
-    """Fill `work.after`; dep_ptr, dep: what ops wait for, as in a Program; own: bool[n_ops], this rank's.
+    """Fill `work.after`; own: bool[n_ops], this rank's.
 
     Each rank finds it for its own ops and learns it of the ops that receive a message from another rank, crosses:
     bool[n_messages].
     """
-    _walk_back(network, work, dep_ptr, dep, own)
+    _walk_back(network, work, own, np.empty(len(own), np.int64))
     if comm is None:
         return
     receiving = work.recv_op[crosses]

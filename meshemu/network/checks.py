@@ -1,7 +1,7 @@
 """What the kernels rely on in a Program, checked before they run: they follow ids without looking.
 
-A compiled pass over ops and one over each end of the messages say whether all is well; only what is not is looked at
-again, to say what is wrong.
+A compiled pass over ops and one over each end of the messages say whether all is well, of which each rank takes its
+share; only what is not is looked at again, by every rank in full, to say what is wrong.
 """
 
 from typing import Any, NoReturn
@@ -9,8 +9,10 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from meshemu.comm import Comm
 from meshemu.errors import ScheduleError
-from meshemu.network.compiled import kernel
+from meshemu.mesh import split_bounds
+from meshemu.network.compiled import kernel, writable
 from meshemu.network.events import Ints
 from meshemu.program.ir import OpKind, Program
 from meshemu.program.trees import check_trees
@@ -20,14 +22,16 @@ __all__ = ["check_program"]
 
 @kernel
 def _ops_fit(
-    dep_ptr: Ints, dep: Ints, device: NDArray[np.int32], n_devices: int, kind: NDArray[np.int8], count: Ints
+    dep_ptr: Ints, dep: Ints, device: NDArray[np.int32], n_devices: int, kind: NDArray[np.int8], count: Ints,
+    begin: int, end: int,
 ) -> bool:
-    """Whether every op is on a device and waits for ops of that device only; counts the ops of each kind.
+    """Whether each op from `begin` up to `end` is on a device and waits for ops of that device only; counts the ops of
+    each kind.
 
-    count: int64[4], zeros.
+    count: int64[4].
     """
     n_ops = len(device)
-    for op in range(n_ops):
+    for op in range(begin, end):
         here = device[op]
         if here < 0 or here >= n_devices:
             return False
@@ -42,15 +46,18 @@ def _ops_fit(
 
 @kernel
 def _first_wrong_end(
-    op_of: Ints, end: NDArray[np.int32], wanted: int, kind: NDArray[np.int8], message: Ints, device: NDArray[np.int32]
+    op_of: Ints, end: NDArray[np.int32], wanted: int, kind: NDArray[np.int8], message: Ints, device: NDArray[np.int32],
+    begin: int, stop: int,
 ) -> int:
-    """The first message whose op at one end is none, not of the wanted kind, or not on the device of that end; -1 if
-    all are right, -2 - n if they are and n messages share the op of the one before.
+    """The first message from `begin` up to `stop` whose op at one end is none, not of the wanted kind, or not on the
+    device of that end; -1 if all are right, -2 - n if they are and n messages share the op of the one before.
 
     Messages that share an op stand together, and the op names the first of them.
     """
-    first, shared = 0, 0
-    for i in range(len(op_of)):
+    first, shared = begin, 0
+    while 0 < first < stop and op_of[first - 1] == op_of[first]:
+        first -= 1
+    for i in range(begin, stop):
         op = op_of[i]
         if i > 0 and op_of[i - 1] == op:
             shared += 1
@@ -61,34 +68,71 @@ def _first_wrong_end(
     return -1 if shared == 0 else -2 - shared
 
 
-def check_program(program: Program) -> bool:
-    """Whether messages share ops, so that there are trees.
+def check_program(program: Program, comm: Comm | None = None) -> bool:
+    """Whether messages share ops, so that there are trees. comm: ranks that share the work, each with the same Program.
 
-    Raises ScheduleError unless ids are in range and belong together.
+    Raises ScheduleError, the same on every rank, unless ids are in range and belong together.
     """
-    ops = (_array(program.kind, np.int8), _array(program.message, np.int64), _array(program.device, np.int32))
+    tally = _tally(program, 0, 1) if comm is None else comm.sum(_tally(program, comm.rank, comm.size))
+    wrong, n_shared, surplus = tally[0], tally[1:3], tally[3:]
+    if wrong or surplus.any():
+        _refuse(program)
+    if n_shared.any():
+        check_trees(program)
+    return bool(n_shared.any())
+
+
+def _ends(program: Program) -> tuple[tuple[OpKind, Ints, NDArray[np.int32]], ...]:
+    """Of messages: the kind of op at each end, these ops, and their devices."""
+    return (
+        (OpKind.SEND, writable(program.send_op, np.int64), writable(program.src, np.int32)),
+        (OpKind.RECV, writable(program.recv_op, np.int64), writable(program.dst, np.int32)),
+    )
+
+
+def _ops(program: Program) -> tuple[NDArray[np.int8], Ints, NDArray[np.int32]]:
+    """Kind, message and device of the ops."""
+    return writable(program.kind, np.int8), writable(program.message, np.int64), writable(program.device, np.int32)
+
+
+def _tally(program: Program, part: int, parts: int) -> Ints:
+    """What one of several parts of a Program adds to int64[5]: whether anything is wrong; for SEND and for RECV, how
+    many messages share the op of the one before; and for both, ops less the messages that have one of their own.
+    """
+    begin, end = split_bounds(program.n_ops, parts)[part : part + 2]
+    kind, message, device = _ops(program)
     count = np.zeros(len(OpKind), np.int64)
-    dep_ptr, dep = _array(program.dep_ptr, np.int64), _array(program.dep, np.int64)
-    if not _ops_fit(dep_ptr, dep, ops[2], program.n_devices, ops[0], count):
+    dep_ptr, dep = writable(program.dep_ptr, np.int64), writable(program.dep, np.int64)
+    if not _ops_fit(dep_ptr, dep, device, program.n_devices, kind, count, begin, end):
+        return np.array([1, 0, 0, 0, 0])
+    begin, end = split_bounds(program.n_messages, parts)[part : part + 2]
+    shared, surplus = [], []
+    for wanted, op_of, on in _ends(program):
+        found = _first_wrong_end(op_of, on, int(wanted), kind, message, device, begin, end)
+        if found >= 0:
+            return np.array([1, 0, 0, 0, 0])
+        shared.append(0 if found == -1 else -2 - found)
+        surplus.append(count[wanted] - (end - begin) + shared[-1])
+    return np.array([0, *shared, *surplus])
+
+
+def _refuse(program: Program) -> NoReturn:
+    """Name what is wrong."""
+    kind, message, device = _ops(program)
+    count = np.zeros(len(OpKind), np.int64)
+    dep_ptr, dep = writable(program.dep_ptr, np.int64), writable(program.dep, np.int64)
+    if not _ops_fit(dep_ptr, dep, device, program.n_devices, kind, count, 0, program.n_ops):
         _refuse_ops(program)
-    n_shared = 0
-    for kind, op_of, end in (
-        (OpKind.SEND, program.send_op, program.src),
-        (OpKind.RECV, program.recv_op, program.dst),
-    ):
-        found = _first_wrong_end(_array(op_of, np.int64), _array(end, np.int32), int(kind), *ops)
+    for wanted, op_of, end in _ends(program):
+        found = _first_wrong_end(op_of, end, int(wanted), kind, message, device, 0, program.n_messages)
         if found >= 0:
             if not _all_in_range(op_of, program.n_ops):
-                raise ScheduleError(f"a message names a {kind.name} outside 0..{program.n_ops - 1}")
-            raise ScheduleError(f"message {found}: op {op_of[found]} is not its {kind.name} on device {end[found]}")
-        shared = 0 if found == -1 else -2 - found
-        n_used = program.n_messages - shared
-        if count[kind] != n_used:
-            raise ScheduleError(f"{count[kind]} {kind.name} ops but {n_used} that messages use")
-        n_shared += shared
-    if n_shared:
-        check_trees(program)
-    return n_shared > 0
+                raise ScheduleError(f"a message names a {wanted.name} outside 0..{program.n_ops - 1}")
+            raise ScheduleError(f"message {found}: op {op_of[found]} is not its {wanted.name} on device {end[found]}")
+        n_used = program.n_messages - (0 if found == -1 else -2 - found)
+        if count[wanted] != n_used:
+            break
+    raise ScheduleError(f"{count[wanted]} {wanted.name} ops but {n_used} that messages use")
 
 
 def _refuse_ops(program: Program) -> NoReturn:
@@ -105,10 +149,3 @@ def _refuse_ops(program: Program) -> NoReturn:
 
 def _all_in_range(ids: NDArray[Any], stop: int) -> bool:
     return not ids.size or (int(ids.min()) >= 0 and int(ids.max()) < stop)
-
-
-def _array(values: NDArray[Any], dtype: type[Any]) -> NDArray[Any]:
-    """Of the one kind that the functions here are compiled for."""
-    if values.dtype == dtype and values.flags.carray:
-        return values
-    return np.require(values, dtype, ["C", "W"])

@@ -14,11 +14,14 @@ import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
+import numpy as np
 from numba import njit
 from numba.extending import register_jitable
+from numpy.typing import NDArray
 
-__all__ = ["compiled", "kernel"]
+__all__ = ["compiled", "kernel", "writable"]
 
+Integer = TypeVar("Integer", bound=np.signedinteger[Any])
 F = TypeVar("F", bound=Callable[..., object])
 
 # Integer division does not check for zero: no link has a zero `den`. Arrays are not reference counted, which would take
@@ -40,6 +43,13 @@ def compiled(function: F) -> F:
     So it is neither kept nor loaded on its own, and not compiled anew for arguments that are constants.
     """
     return register_jitable(no_cpython_wrapper=True, **_OPTIONS)(_named(function))
+
+
+def writable(values: NDArray[Any], dtype: type[Integer]) -> NDArray[Integer]:
+    """Contiguous and writable: the compiler would make a second version of each kernel for read-only arrays."""
+    if values.dtype == dtype and values.flags.carray:
+        return values
+    return np.require(values, dtype, ["C", "W"])
 
 
 def _named(function: F) -> F:

@@ -14,23 +14,18 @@ PATIENCE_S = 1.0  # to load compiled code takes less
 NOTICE = "meshemu: compiling the timing engine, once for this version and machine (10 to 20 s)"
 
 
-def compiled_once(first_use: Callable[[], None], comm: Comm | None) -> None:
+def compiled_once(first_use: Callable[[], None], comm: Comm) -> None:
     """Have all ranks call `first_use`, which uses every kernel, if any has not yet; rank 0 before the others.
 
     So the others find what rank 0 has compiled and kept on disk. With NUMBA_DISABLE_JIT there is nothing to do.
     """
-    missing = getattr(run, "signatures", None) == []
-    if comm is not None:
-        missing = bool(comm.max(missing))
-    if not missing:
+    if not comm.max(getattr(run, "signatures", None) == []):
         return
-    if comm is None or comm.rank == 0:
-        with notice(run):
-            first_use()
-    if comm is not None:
-        comm.barrier()
-        if comm.rank > 0:
-            first_use()
+    if comm.rank == 0:
+        first_use()
+    comm.barrier()
+    if comm.rank > 0:
+        first_use()
 
 
 @contextmanager

@@ -8,21 +8,23 @@ C(end) - C(begin), where C(x) = ceil(x num / den), so that the packets of a mess
   end = max(start + serialisation, arrival of the tail from the link before). Head and tail come out one latency after
   start and end. A message has arrived when its last tail leaves its last link.
 * Links are FIFO by head arrival, ties go to the lower (message id, packet index).
-* COMPUTE ops run one at a time on the compute unit of their device and REDUCE ops on its communication unit, in the
-  order of (ready time, op id). An op of duration 0 takes no unit. A SEND starts when it is ready and ends when its tail
-  has left onto the first link. A RECV starts when its dependencies have ended and ends when the message is there too.
+* COMPUTE and REDUCE ops run one at a time on their unit of their device (`program.units`), in the order of (ready time,
+  op id); where a device has several units that combine, a REDUCE op takes the one that is free first, of these the
+  first. An op of duration 0 takes no unit, and what has none runs beside all else. A SEND starts when it is ready and
+  ends when its tail has left onto the first link. A RECV starts when its dependencies have ended and ends when the
+  message is there too.
 
 A `Region` grows its buffers; all else happens in `kernels`.
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meshemu.network import kernels
 from meshemu.network import state as fields
-from meshemu.network.events import EVENT, ROW, Ints
+from meshemu.network.events import EVENT, NEVER, ROW, Ints
 from meshemu.network.link_statistics import widen_all_bins
 from meshemu.network.ops import begin
+from meshemu.network.shares import Share
 from meshemu.network.state import Network, State, Work
 
 __all__ = ["FIRST_SHIFT", "NO_ROWS", "Region"]
@@ -34,56 +36,49 @@ NO_ROWS = np.zeros((0, ROW), np.int64)
 class Region:
     """State of one rank; `state` holds zeros for all that other ranks own.
 
-    n_devices, n_waiting (events that each op waits for, int64[n_ops], which the region takes over and counts down) and
-    own (bool[n_ops]) describe the work; n_bins is the number of timeline bins, 0 for none.
+    share: the ops of the rank, whose `waiting` the region takes over and counts down; n_ranks: those that it exchanges
+    events with, itself included, 0 if it does not; n_bins: number of timeline bins, 0 for none.
     """
 
     def __init__(
         self,
         network: Network,
         work: Work,
+        share: Share,
         *,
         n_devices: int,
-        n_waiting: Ints,
-        own: NDArray[np.bool_],
         packet_bytes: int,
         rank: int,
+        n_ranks: int,
         n_bins: int,
-        release_ps: Ints,
     ) -> None:
         n_links, n_messages, n_ops = len(network.num), len(work.size), len(work.kind)
-        room = int(np.count_nonzero(own))
         self.network = network
         self.work = work
         self.packet_bytes = packet_bytes
         self.rank = rank
         self.state = State(
             link=_idle_links(n_links),
-            unit_free=np.zeros((n_devices, 2), np.int64),
+            unit_free=np.zeros((n_devices, max(int(work.unit.max(initial=0)) + 1, work.combining)), np.int64),
             depart=np.zeros(n_messages, np.int64),
             arrival=np.zeros(n_messages, np.int64),
-            waiting=n_waiting,
-            ready=release_ps.astype(np.int64),
+            waiting=share.waiting,
+            ready=np.zeros(n_ops, np.int64),
             start=np.zeros(n_ops, np.int64),
             end=np.zeros(n_ops, np.int64),
             busy_bins=np.zeros((n_links, n_bins), np.int64),
-            heap=np.empty(EVENT * (room + 1024), np.int64),
-            out=np.empty((1024, ROW), np.int64),
+            heap=np.empty(EVENT * (share.n_own + 1024), np.int64),
+            out=np.empty((1024 + n_ranks, ROW), np.int64),
             queue=_chained(np.empty((1024, 2), np.int64), 0),
             line=_chained(np.empty((1024, 5), np.int64), 0),
             input=np.zeros((len(network.branch), fields.INPUT_FIELDS), np.int64),
             stack=np.empty(n_ops + 1, np.int64),
             scalar=np.zeros(fields.SCALARS, np.int64),
         )
-        self.state.scalar[fields.ROOM] = room
-        begin(work, self.state, np.flatnonzero(own & (n_waiting == 0)))
-
-    @property
-    def effect(self) -> int:
-        """A time before which nothing that is pending has an effect on other ranks, NEVER if it has none (0 before the
-        first `run`).
-        """
-        return int(self.state.scalar[fields.EFFECT])
+        self.state.scalar[fields.ROOM] = share.n_own
+        self.state.scalar[[fields.OUT, fields.HEADERS]] = n_ranks
+        self.state.out[:n_ranks, 5] = np.where(np.arange(n_ranks) == rank, 0, NEVER)
+        begin(work, self.state, share.idle)
 
     def run(self, horizon: int, rows: Ints = NO_ROWS) -> None:
         """Take in event rows from other ranks, none of them before an event that has run; run all before `horizon`."""
@@ -98,12 +93,13 @@ class Region:
             self._grow(0)
 
     def take_outgoing(self) -> Ints:
-        """Rows [time, key, where, tail, rank, effect] that have crossed to other ranks since the last call; a view.
+        """Rows [time, key, where, tail, rank, -] that have crossed to other ranks since the last call; a view.
 
-        effect: a time before which the row has none elsewhere than on that rank.
+        They are behind a header for each of n_ranks, a row [-, -, -, -, -, effect]: a time before which nothing that is
+        pending on this rank, or none of the rows for another one, has an effect elsewhere (0 before the first `run`).
         """
-        n = self.state.scalar[fields.OUT]
-        self.state.scalar[fields.OUT] = 0
+        scalar = self.state.scalar
+        n, scalar[fields.OUT] = scalar[fields.OUT], scalar[fields.HEADERS]
         return self.state.out[:n]
 
     def widen_bins(self, end: int) -> int:

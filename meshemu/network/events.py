@@ -39,7 +39,7 @@ __all__ = [
 Ints = NDArray[np.int64]
 
 EVENT = 4  # numbers per event
-ROW = 6  # numbers per row that crosses between ranks: the event, the rank that it is for, when others feel it
+ROW = 6  # numbers per row that crosses between ranks: the event, the rank that it is for, when others feel it (header)
 
 NEVER = 2**63 - 1
 PACKET_BITS = 31

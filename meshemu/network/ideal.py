@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from meshemu.errors import ScheduleError
-from meshemu.mesh import Mesh, Order, link_rates, message_ps, routes, serialisation_ps, trees_ps
+from meshemu.mesh import Mesh, Order, link_rates, message_ps, message_routes, serialisation_ps, trees_ps
 from meshemu.network.results import OpTimes
 from meshemu.program.ir import Program
 from meshemu.program.trees import message_trees, routed_trees
@@ -79,7 +79,7 @@ def lone_messages(program: Program, mesh: Mesh, message: ArrayLike, order: Order
     first, latency, flight = np.zeros((3, program.n_messages), np.int64)
     num, den = link_rates(mesh)
     alone = np.unique(wanted[found.alone[wanted]])
-    paths = routes(mesh, program.src[alone], program.dst[alone], order)
+    paths = message_routes(mesh, program.src[alone], program.dst[alone], program.size_bytes[alone], order)
     first[alone] = paths.route_links[paths.route_ptr[:-1][paths.index]]
     latency[alone] = message_ps(mesh, paths, 0)
     flight[alone] = message_ps(mesh, paths, program.size_bytes[alone])

@@ -32,6 +32,7 @@ from meshemu.network.reach import foresee
 from meshemu.network.state import (
     EVENTS,
     FREE,
+    HEADERS,
     HEAP,
     LINE_FREE,
     NEXT_START,
@@ -282,6 +283,6 @@ def run(
                 send_out(out, scalar, arrival, message, ARRIVED, arrival, work.dst_owner[message])
         if first and work.send_op[message] >= 0:
             end_op(work, state, work.send_op[message], end)
-    if done and len(network.reach) > 0:
-        foresee(network, work, state, packet_bytes)
+    if done and scalar[HEADERS] > 0:
+        foresee(network, work, state, packet_bytes, rank)
     return done

@@ -3,39 +3,15 @@
 The end of an op or of a message is known when it starts, so it is passed on at once and needs no event.
 """
 
-import numpy as np
-from numpy.typing import NDArray
 
 from meshemu.network.compiled import compiled, kernel
 from meshemu.network.events import OP_KEYS, PACKET_BITS, Ints
 from meshemu.network.heap import push
 from meshemu.network.state import DEPTH, ROOM, State, Work
 
-__all__ = ["arrive", "begin", "end_op", "invert", "start_op"]
+__all__ = ["arrive", "begin", "end_op", "start_op"]
 
-SEND, RECV, REDUCE = 1, 2, 3  # values of program.OpKind, as constants that the compiler sees
-
-
-@kernel
-def invert(ptr: Ints, target: Ints, own: NDArray[np.bool_], out_ptr: Ints, out: Ints) -> None:
-    """Reverse a graph in CSR form: write for each target the sources that name it, ascending, of sources that are own.
-
-    out_ptr: int64[n_targets + 2], zeros; its first n_targets + 1 entries become the pointers into `out`, which is as
-    long as `target`.
-    """
-    for source in range(len(ptr) - 1):
-        if own[source]:
-            for entry in range(ptr[source], ptr[source + 1]):
-                out_ptr[target[entry] + 2] += 1
-    for node in range(2, len(out_ptr)):
-        out_ptr[node] += out_ptr[node - 1]
-    for source in range(len(ptr) - 1):
-        if not own[source]:
-            continue
-        for entry in range(ptr[source], ptr[source + 1]):
-            node = target[entry]
-            out[out_ptr[node + 1]] = source
-            out_ptr[node + 1] += 1
+SEND, RECV = 1, 2  # values of program.OpKind, as constants that the compiler sees
 
 
 @compiled
@@ -47,11 +23,11 @@ def _release(work: Work, state: State, op: int) -> None:
     if kind == SEND:
         scalar[ROOM] -= 1
         push(state.heap, scalar, time, work.flow[message] << PACKET_BITS, work.where[message], time)
-    elif kind != RECV and work.duration[op] > 0:
+    elif kind != RECV and work.duration[op] > 0 and work.unit[op] >= 0:
         scalar[ROOM] -= 1
         push(state.heap, scalar, time, op - OP_KEYS, op, time)
     else:
-        state.end[op] = max(time, state.arrival[message]) if kind == RECV else time
+        state.end[op] = max(time, state.arrival[message]) if kind == RECV else time + work.duration[op]
         state.stack[scalar[DEPTH]] = op
         scalar[DEPTH] += 1
 
@@ -91,11 +67,17 @@ def end_op(work: Work, state: State, op: int, end: int) -> None:
 
 @compiled
 def start_op(work: Work, state: State, op: int, time: int) -> None:
-    """An op takes its unit at `time` or, if that is still busy, as soon as it is free."""
-    device, unit = work.device[op], 1 if work.kind[op] == REDUCE else 0
-    start = max(time, state.unit_free[device, unit])
+    """An op takes its unit at `time` or, if that is still busy, as soon as it is free; of several alike, the first that
+    is.
+    """
+    free, unit = state.unit_free[work.device[op]], work.unit[op]
+    if unit == 0:
+        for other in range(1, work.combining):
+            if free[other] < free[unit]:
+                unit = other
+    start = max(time, free[unit])
     end = start + work.duration[op]
-    state.unit_free[device, unit] = end
+    free[unit] = end
     state.start[op] = start
     end_op(work, state, op, end)
 

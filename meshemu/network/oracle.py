@@ -8,12 +8,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from meshemu.mesh import Mesh, Order, rate, routes
+from meshemu.mesh import Mesh, Order, message_routes, rate
 from meshemu.network.prepare import messages_job
 from meshemu.network.reference import Reference, ReferenceLink, ReferenceOp, ReferenceTree
 from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, Timeline, Timing
 from meshemu.program.ir import Program
 from meshemu.program.trees import message_trees, routed_trees
+from meshemu.program.units import Units, one_thread_each
 
 __all__ = ["reference_messages", "reference_program"]
 
@@ -45,23 +46,25 @@ def reference_messages(
 
 def reference_program(
     program: Program, mesh: Mesh, duration_ps: ArrayLike, *, packet_bytes: int = 4096, order: Order = "xy",
-    timeline_bins: int = 0,
+    timeline_bins: int = 0, units: Units | None = None,
 ) -> Timing:
     """Virtual time of a verified Program, as `timing.time_program`, multicasts and reductions in the network included.
 
     Raises InputError for a tree on a mesh whose routers cannot fork or merge.
     """
     duration = np.asarray(duration_ps, np.int64).tolist()
+    units = one_thread_each(program) if units is None else units
     found = message_trees(program)
     routed = routed_trees(program, mesh, found, order)
     alone = np.flatnonzero(found.alone)
-    way = routes(mesh, program.src[alone], program.dst[alone], order)
+    way = message_routes(mesh, program.src[alone], program.dst[alone], program.size_bytes[alone], order)
     links_of: dict[int, list[int]] = {int(m): way.links(int(i)).tolist() for m, i in zip(alone, way.index, strict=True)}
     links_of |= {int(message): routed.path(member) for member, message in enumerate(found.member)}
     ops = [
         ReferenceOp(
             int(program.kind[op]), int(program.device[op]), duration[op],
             program.dep[program.dep_ptr[op] : program.dep_ptr[op + 1]].tolist(), int(program.message[op]),
+            int(units.of_op[op]),
         )
         for op in range(program.n_ops)
     ]
@@ -73,6 +76,7 @@ def reference_program(
             for tree, outward in enumerate(found.outward)
         ],
         mesh.combine_ps,
+        units.combining,
     )
     model.run()
     messages, ids = np.arange(program.n_messages), np.arange(program.n_ops)

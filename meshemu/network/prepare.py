@@ -1,30 +1,34 @@
 """From messages, Programs and meshes to the arrays of the kernels; whatever the kernels rely on is checked here."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from meshemu.comm import Comm
 from meshemu.errors import InputError
-from meshemu.mesh import Mesh, Order, Routes, cut_links, link_rates, routes
+from meshemu.mesh import Mesh, Order, Routes, cut_links, link_rates, message_routes, routes
 from meshemu.network.arguments import LARGEST, check_ends, integers, packet_size
 from meshemu.network.branches import Branches, branches, no_branches, owned
 from meshemu.network.checks import check_program
+from meshemu.network.compiled import writable
 from meshemu.network.events import EVENT, KIND_BITS, MAX_PACKETS, PACKET_BITS, SINGLE
-from meshemu.network.ops import invert
+from meshemu.network.pairs import distinct_pairs
 from meshemu.network.reach import find_reach
 from meshemu.network.row_order import row_order
+from meshemu.network.shares import Share
 from meshemu.network.state import Network, Work
 from meshemu.program.ir import Program
 from meshemu.program.trees import message_trees, routed_trees
+from meshemu.program.units import NO_UNIT, Units, one_thread_each
 
-__all__ = ["LARGEST_PS", "Job", "messages_job", "network_of", "program_job", "work_of", "writable"]
+__all__ = ["LARGEST_PS", "Job", "messages_job", "network_of", "program_job", "work_of"]
 
 Ints = NDArray[np.int64]
-Integer = TypeVar("Integer", bound=np.signedinteger[Any])
 
 LARGEST_PS = LARGEST
+MOST_UNITS = 1024  # of a device: far more than it has
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,10 +36,9 @@ class Job:
     """Messages with their routes, and the Program that sends them (None: each message departs at ready_ps).
 
     alone: int64[n_alone], the messages that are in no tree; routes: theirs; branches: those of the trees. num, den:
-    rate of every link in ps per byte, as a fraction. release_ps: int64[n_ops], when each op may start at the earliest.
-    departs_with, arrives_with: int64[n_messages], the message under
-    which the kernels note the times of each: of independent messages, which they take in the order of `row_order`,
-    that of each row.
+    rate of every link in ps per byte, as a fraction. units: which unit each op takes. departs_with, arrives_with:
+    int64[n_messages], the message under which the kernels note the times of each: of independent messages, which they
+    take in the order of `row_order`, that of each row.
     """
 
     mesh: Mesh
@@ -48,12 +51,17 @@ class Job:
     ready_ps: Ints
     program: Program | None
     duration_ps: Ints
-    release_ps: Ints
+    units: Units
     packet_bytes: int
     num: Ints
     den: Ints
     departs_with: Ints
     arrives_with: Ints
+
+    @property
+    def reordered(self) -> bool:
+        """Whether the kernels note times of messages under other numbers than their own."""
+        return self.program is None or len(self.branches.member) > 0
 
 
 def messages_job(
@@ -80,6 +88,7 @@ def messages_job(
     n = next(iter(lengths.values()), 1)
     sources, targets, size, ready = (np.broadcast_to(values, n) for values in arrays.values())
     check_ends(mesh, sources, targets, to_self)
+    src, dst = writable(sources, np.int32), writable(targets, np.int32)
     num, den = link_rates(mesh)
     row = np.arange(n)
     return _in_order(
@@ -87,15 +96,15 @@ def messages_job(
             Job(
                 mesh=mesh,
                 alone=row,
-                routes=routes(mesh, sources, targets, order, to_self=to_self, name="row {}".format),
+                routes=_routes(mesh, src, dst, size, order, "row {}".format, to_self),
                 branches=no_branches(),
-                src=sources.astype(np.int32),
-                dst=targets.astype(np.int32),
+                src=src,
+                dst=dst,
                 size_bytes=size,
                 ready_ps=ready,
                 program=None,
                 duration_ps=np.zeros(0, np.int64),
-                release_ps=np.zeros(0, np.int64),
+                units=Units(np.zeros(0, np.int32)),
                 packet_bytes=packet_size(packet_bytes),
                 num=num,
                 den=den,
@@ -107,40 +116,45 @@ def messages_job(
 
 
 def program_job(
-    program: Program, mesh: Mesh, duration_ps: ArrayLike, packet_bytes: int, order: Order, release_ps: ArrayLike = 0
+    program: Program,
+    mesh: Mesh,
+    duration_ps: ArrayLike,
+    packet_bytes: int,
+    order: Order,
+    units: Units | None = None,
+    comm: Comm | None = None,
 ) -> Job:
     """A Program and how long its ops take, int64[n_ops] (those of SEND and RECV are ignored).
 
-    release_ps: when each op, or all of them, may start at the earliest.
+    units: which unit each op takes; None: as `one_thread_each`. comm: ranks that share the checks.
 
-    Raises InputError for durations, releases, devices or trees that do not fit, ScheduleError if the Program itself is
+    Raises InputError for durations, units, devices or trees that do not fit, ScheduleError if the Program itself is
     inconsistent.
     """
     duration = integers("duration_ps", duration_ps, "op", 0)
     if duration.shape != (program.n_ops,):
         raise InputError(f"duration_ps has shape {duration.shape}, the Program has {program.n_ops} ops")
-    release = integers("release_ps", release_ps, "op", 0)
-    if release.shape not in ((), (program.n_ops,)):
-        raise InputError(f"release_ps has shape {release.shape}, the Program has {program.n_ops} ops")
+    units = one_thread_each(program) if units is None else units
+    _check_units(units, program.n_ops)
     if program.n_devices != mesh.n_devices:
         raise InputError(f"the Program is for {program.n_devices} devices, the mesh has {mesh.n_devices}")
-    has_trees = check_program(program)
+    has_trees = check_program(program, comm)
     size = integers("size_bytes", program.size_bytes, "message", 1)
     num, den = link_rates(mesh)
     alone = departs_with = arrives_with = np.arange(program.n_messages)
-    src, dst, forking = program.src, program.dst, no_branches()
+    ends, forking = (program.src, program.dst, size), no_branches()
     if has_trees:
         found = message_trees(program)
         forking = branches(found, routed_trees(program, mesh, found, order))
         alone = np.flatnonzero(found.alone)
-        src, dst = src[alone], dst[alone]
+        ends = (program.src[alone], program.dst[alone], size[alone])
         departs_with, arrives_with = departs_with.copy(), arrives_with.copy()
         departs_with[forking.member], arrives_with[forking.member] = forking.departs_with, forking.arrives_with
     return _checked(
         Job(
             mesh=mesh,
             alone=alone,
-            routes=routes(mesh, src, dst, order, name=lambda i: f"message {alone[i]}"),
+            routes=_routes(mesh, *ends, order, lambda i: f"message {alone[i]}"),
             branches=forking,
             src=program.src,
             dst=program.dst,
@@ -148,7 +162,7 @@ def program_job(
             ready_ps=np.zeros(program.n_messages, np.int64),
             program=program,
             duration_ps=duration,
-            release_ps=np.broadcast_to(release, program.n_ops),
+            units=units,
             packet_bytes=packet_size(packet_bytes),
             num=num,
             den=den,
@@ -156,6 +170,33 @@ def program_job(
             arrives_with=arrives_with,
         )
     )
+
+
+def _check_units(units: Units, n_ops: int) -> None:
+    """Raises InputError for units that are none of a device's."""
+    if units.of_op.shape != (n_ops,):
+        raise InputError(f"units.of_op has shape {units.of_op.shape}, the Program has {n_ops} ops")
+    if units.combining < 1:
+        raise InputError(f"units.combining = {units.combining} must be at least 1")
+    wrong = (units.of_op < NO_UNIT) | (units.of_op >= MOST_UNITS)
+    if wrong.any():
+        at = int(np.argmax(wrong))
+        raise InputError(f"op {at}: unit {units.of_op[at]} must be {NO_UNIT} (none) or in [0, {MOST_UNITS})")
+
+
+def _routes(
+    mesh: Mesh, src: NDArray[np.int32], dst: NDArray[np.int32], size_bytes: Ints, order: Order,
+    name: Callable[[int], str], to_self: bool = False,
+) -> Routes:
+    """As `mesh.message_routes`; where sizes have no say, it is given each distinct pair once, under the first message
+    that has it.
+    """
+    if mesh.z_plane is not None:
+        return message_routes(mesh, src, dst, size_bytes, order, to_self=to_self, name=name)
+    src, dst = writable(src, np.int32), writable(dst, np.int32)
+    first, pair = distinct_pairs(src, dst)
+    found = routes(mesh, src[first], dst[first], order, to_self=to_self, name=lambda i: name(int(first[i])))
+    return replace(found, index=found.index[pair])
 
 
 def _in_order(job: Job) -> Job:
@@ -202,11 +243,8 @@ def network_of(job: Job, rank_of_vertex: NDArray[np.int32], lookahead: int | Non
     )
 
 
-def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int, own: NDArray[np.bool_]) -> Work:
-    """Messages and ops for the kernels of one rank; own: bool[n_ops], which ops are of its devices.
-
-    Of the others' ops there are no successors.
-    """
+def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int, share: Share) -> Work:
+    """Messages and ops for the kernels of one rank, which runs the ops of `share`."""
     program, n = job.program, len(job.size_bytes)
     first = len(job.branches.link) + job.routes.route_ptr[:-1] + np.arange(job.routes.n_routes)
     where = (first << KIND_BITS | SINGLE)[job.routes.index]
@@ -215,43 +253,37 @@ def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int, own: NDArray
         of_route, where = where, np.empty(n, np.int64)
         where[job.alone] = of_route
         flow[job.branches.member], where[job.branches.member] = job.branches.flow, job.branches.where
-    owner = rank_of_device[job.dst].astype(np.int64) if rank_of_device.any() else np.zeros(n, np.int64)
-    none = np.zeros(0, np.int64)
+    owner = np.take(rank_of_device.astype(np.int64), job.dst) if rank_of_device.any() else np.zeros(n, np.int64)
+    start, nothing, none = np.zeros((0, EVENT), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
     if program is None:
         sent = np.flatnonzero(rank_of_device[job.src] == rank)
         start = np.stack([job.ready_ps[sent], sent << PACKET_BITS, where[sent], job.ready_ps[sent]], axis=1)
         nothing = np.full(n, -1, np.int64)
-        return Work(
-            size=writable(job.size_bytes, np.int64), flow=flow, where=where, send_op=nothing, recv_op=nothing,
-            dst_owner=owner, kind=none.astype(np.int8), device=none.astype(np.int32), duration=none, message=none,
-            successor_ptr=np.zeros(2, np.int64), successor=none, after=none, start=np.ascontiguousarray(start),
-        )
-    dep_ptr, dep = writable(program.dep_ptr, np.int64), writable(program.dep, np.int64)
-    successor_ptr, successor = np.zeros(program.n_ops + 2, np.int64), np.empty(len(dep), np.int64)
-    invert(dep_ptr, dep, own, successor_ptr, successor)
     return Work(
         size=writable(job.size_bytes, np.int64),
         flow=flow,
         where=where,
-        send_op=writable(program.send_op, np.int64),
-        recv_op=writable(program.recv_op, np.int64),
+        send_op=nothing if program is None else writable(program.send_op, np.int64),
+        recv_op=nothing if program is None else writable(program.recv_op, np.int64),
         dst_owner=owner,
-        kind=writable(program.kind, np.int8),
-        device=writable(program.device, np.int32),
+        kind=none.astype(np.int8) if program is None else writable(program.kind, np.int8),
+        device=none.astype(np.int32) if program is None else writable(program.device, np.int32),
+        unit=_columns(job.units),
+        combining=job.units.combining,
         duration=writable(job.duration_ps, np.int64),
-        message=writable(program.message, np.int64),
-        successor_ptr=successor_ptr,
-        successor=successor,
-        after=np.empty(program.n_ops, np.int64),
-        start=np.zeros((0, EVENT), np.int64),
+        message=none if program is None else writable(program.message, np.int64),
+        successor_ptr=share.successor_ptr,
+        successor=share.successor,
+        after=np.empty(len(share.own), np.int64),
+        start=np.ascontiguousarray(start),
     )
 
 
-def writable(values: NDArray[Any], dtype: type[Integer]) -> NDArray[Integer]:
-    """Contiguous and writable: the compiler would make a second version of each kernel for read-only arrays."""
-    if values.dtype == dtype and values.flags.carray:
-        return values
-    return np.require(values, dtype, ["C", "W"])
+def _columns(units: Units) -> NDArray[np.int32]:
+    """The column of `State.unit_free` that each op takes: those of all units that combine come first."""
+    if units.combining == 1:
+        return writable(units.of_op, np.int32)
+    return units.of_op + np.where(units.of_op > 0, np.int32(units.combining - 1), np.int32(0))
 
 
 def _closed(routes: Routes) -> Ints:
@@ -285,7 +317,7 @@ def _checked(job: Job) -> Job:
     if _surely_fits(job, largest):
         return job
     alone_ps = _alone(job)
-    total = float(alone_ps.sum()) + _latest_start(job) + float(job.duration_ps.sum(dtype=np.float64))
+    total = float(alone_ps.sum()) + float(job.ready_ps.max(initial=0)) + float(job.duration_ps.sum(dtype=np.float64))
     if total >= LARGEST_PS:
         times_ps = np.concatenate((alone_ps + job.ready_ps, job.duration_ps))
         at = int(np.argmax(times_ps))
@@ -303,13 +335,8 @@ def _surely_fits(job: Job, largest: int) -> bool:
     per_link = slowest * largest + float(job.mesh.latency_ps.max(initial=0)) + job.mesh.combine_ps
     longest_route = int(np.diff(job.routes.route_ptr).max(initial=0)) + len(job.branches.link)
     ops_ps = float(job.duration_ps.max(initial=0)) * len(job.duration_ps)
-    total = per_link * longest_route * len(job.size_bytes) + _latest_start(job) + ops_ps
+    total = per_link * longest_route * len(job.size_bytes) + float(job.ready_ps.max(initial=0)) + ops_ps
     return bool(total < LARGEST_PS)
-
-
-def _latest_start(job: Job) -> float:
-    """When the last of what waits for a time of its own may start."""
-    return float(max(job.ready_ps.max(initial=0), job.release_ps.max(initial=0)))
 
 
 def _slowest(job: Job) -> Ints:

@@ -28,7 +28,7 @@ from meshemu.network.events import (
     PACKET_MASK,
     Ints,
 )
-from meshemu.network.state import EFFECT, HEAP, LINE, LINE_HEAD, NEXT_START, OUT, Network, State, Work
+from meshemu.network.state import HEADERS, HEAP, LINE, LINE_HEAD, NEXT_START, OUT, Network, State, Work
 
 __all__ = ["FAR", "find_reach", "foresee", "message_effect"]
 
@@ -74,7 +74,9 @@ def message_effect(
     link = network.route_links[position]
     if work.dst_owner[message] != network.owner[link]:
         after_recv_ps = 0
-    passed = left_bytes * network.num[link] // network.den[link]
+    passed = left_bytes * network.num[link]
+    if network.den[link] > 1:
+        passed //= network.den[link]
     felt: int = min(network.reach[position], passed + min(after_send_ps, network.onward[position] + after_recv_ps))
     return felt
 
@@ -122,10 +124,10 @@ def _effect_of_line(network: Network, work: Work, state: State, packet_bytes: in
 
 
 @compiled
-def foresee(network: Network, work: Work, state: State, packet_bytes: int) -> None:
-    """Note in scalar[EFFECT] a time before which nothing that is pending has an effect on other ranks, NEVER if it has
-    none; and in the last column of the outbox a time before which none of its rows has an effect elsewhere than where
-    it goes.
+def foresee(network: Network, work: Work, state: State, packet_bytes: int, rank: int) -> None:
+    """Note in the last column of the outbox, in the header of this rank, a time before which nothing that is pending
+    has an effect on other ranks, NEVER if it has none; and in the header of each other rank a time before which none of
+    the rows for it has an effect elsewhere than there.
     """
     heap, out, scalar = state.heap, state.out, state.scalar
     first = FAR
@@ -141,7 +143,10 @@ def foresee(network: Network, work: Work, state: State, packet_bytes: int) -> No
         if work.start[i, 0] >= first - network.lookahead:
             break
         first = min(first, _effect(network, work, packet_bytes, work.start[i, 0], work.start[i, 1], work.start[i, 2]))
-    scalar[EFFECT] = first if first < FAR else NEVER
-    for i in range(scalar[OUT]):
-        felt = _effect(network, work, packet_bytes, out[i, 0], out[i, 1], out[i, 2])
-        out[i, 5] = felt if felt < FAR else NEVER
+    for header in range(scalar[HEADERS]):
+        out[header, 5] = NEVER
+    out[rank, 5] = first if first < FAR else NEVER
+    for i in range(scalar[HEADERS], scalar[OUT]):
+        felt, header = _effect(network, work, packet_bytes, out[i, 0], out[i, 1], out[i, 2]), out[i, 4]
+        if felt < FAR:
+            out[header, 5] = min(out[header, 5], felt)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from meshemu.program.ir import OpKind
+from meshemu.program.units import NO_UNIT, Unit
 
 __all__ = ["Event", "Reference", "ReferenceLink", "ReferenceOp", "ReferenceTree"]
 
@@ -45,13 +46,14 @@ class ReferenceLink:
 
 @dataclass
 class ReferenceOp:
-    """An op: kind, device, duration in ps, the ids of the ops it waits for, its message or -1."""
+    """An op: kind, device, duration in ps, the ids of the ops it waits for, its message or -1, its unit."""
 
     kind: int
     device: int
     duration_ps: int
     dependencies: Sequence[int]
     message: int
+    unit: int
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ class Reference:
     """Simulates messages (size, route as link ids, ready time or None if a SEND hands it over) and ops.
 
     trees: messages that travel as one; their routes form a tree. A multicast is ready, or sent, under its first message
-    (None for the others), and a reduction is received under its first. combine_ps: what a merge takes.
+    (None for the others), and a reduction is received under its first. combine_ps: what a merge takes. combining: how
+    many ops at a time the unit COMBINE of a device runs.
     """
 
     def __init__(
@@ -102,6 +105,7 @@ class Reference:
         packet_bytes: int,
         trees: Sequence[ReferenceTree] = (),
         combine_ps: int = 0,
+        combining: int = 1,
     ) -> None:
         self.links = links
         self.sizes = sizes
@@ -109,11 +113,12 @@ class Reference:
         self.ops = ops
         self.packet_bytes = packet_bytes
         self.combine_ps = combine_ps
+        self.combining = combining
         self.depart: dict[int, int] = {}
         self.arrival: dict[int, int] = {}
         self.op_start: dict[int, int] = {}
         self.op_end: dict[int, int] = {}
-        self.unit_free: defaultdict[tuple[int, bool], int] = defaultdict(int)
+        self.unit_free: dict[tuple[int, int], list[int]] = {}
         self.events: list[Event] = []
         self.n_packet_hops = 0
         self.merging: dict[tuple[int, int, int], _Merge] = {}
@@ -176,13 +181,19 @@ class Reference:
                 if first in self.recv_op:
                     self._count_down(time, self.recv_op[first])
             elif what == OP:
-                op = self.ops[first]
-                unit = (op.device, op.kind == OpKind.REDUCE)
-                self.op_start[first] = max(time, self.unit_free[unit])
-                self.unit_free[unit] = self.op_start[first] + op.duration_ps
-                self._push(self.unit_free[unit], END, first)
+                self._take_unit(time, first)
             else:
                 self._enter(time, first, second, link, tail)
+
+    def _take_unit(self, time: int, i: int) -> None:
+        """An op starts once one of the servers of its unit is free: `combining` for combinations, else one."""
+        op = self.ops[i]
+        servers = self.combining if op.unit == Unit.COMBINE else 1
+        free_ps = self.unit_free.setdefault((op.device, op.unit), [0] * servers)
+        earliest_ps = heapq.heappop(free_ps)
+        self.op_start[i] = max(time, earliest_ps)
+        heapq.heappush(free_ps, self.op_start[i] + op.duration_ps)
+        self._push(self.op_start[i] + op.duration_ps, END, i)
 
     def _push(self, time: int, what: int, first: int, second: int = 0, link: int = 0, tail: int = 0) -> None:
         heapq.heappush(self.events, (time, what, first, second, link, tail))
@@ -194,7 +205,8 @@ class Reference:
 
     def _ready(self, time: int, i: int) -> None:
         op = self.ops[i]
-        if op.kind in (OpKind.COMPUTE, OpKind.REDUCE) and op.duration_ps > 0:
+        moves = op.kind in (OpKind.SEND, OpKind.RECV)
+        if not moves and op.duration_ps > 0 and op.unit != NO_UNIT:
             self._push(time, OP, i)
             return
         self.op_start[i] = time
@@ -203,7 +215,7 @@ class Reference:
             return
         if op.kind == OpKind.RECV:
             self.op_start[i] = max((self.op_end[dependency] for dependency in op.dependencies), default=0)
-        self._push(time, END, i)
+        self._push(time if moves else time + op.duration_ps, END, i)
 
     def _hand_over(self, time: int, message: int) -> None:
         for packet in range(-(-self.sizes[message] // self.packet_bytes)):

@@ -13,9 +13,9 @@ __all__ = [
     "COPY",
     "DEPARTS",
     "DEPTH",
-    "EFFECT",
     "EVENTS",
     "FREE",
+    "HEADERS",
     "HEAP",
     "HELD",
     "HELD_FIRST",
@@ -78,8 +78,8 @@ OPEN_FIRST, OPEN_POSITION, OPEN_IN, OPEN_OUT, OPEN_HEAD, OPEN_START, SHIFT, LINK
 
 # Entries of `State.scalar`: events in the heap, first free entry of `queue` and of `line`, next row of `Work.start`,
 # rows in the outbox, events for which the heap keeps room since their ops are not yet in it, ops on the stack, events
-# and packet hops done, a time before which nothing that is pending has an effect on other ranks (see `reach`).
-HEAP, QUEUE_FREE, LINE_FREE, NEXT_START, OUT, ROOM, DEPTH, EVENTS, HOPS, EFFECT, SCALARS = range(11)
+# and packet hops done, of the rows in the outbox those at its front that say something of each rank (see `reach`).
+HEAP, QUEUE_FREE, LINE_FREE, NEXT_START, OUT, ROOM, DEPTH, EVENTS, HOPS, HEADERS, SCALARS = range(11)
 
 # Columns of `Network.branch` (see `branching`). Of a branch: the next branch that takes a copy of what enters this one;
 # `where` of the event of a packet that comes out of it, for all but the last packet and for the last one (that of a
@@ -118,8 +118,9 @@ class Work(NamedTuple):
     """Messages and ops, the same on every rank but `start` and the successors.
 
     Messages: size in bytes; flow: id under which it travels; where: of the event with which it starts; send_op, recv_op
-    (-1: none); dst_owner: rank of the destination. Ops: kind int8, device int32, duration ps, message, successors as
-    CSR; after: how soon the end of an op is felt on other ranks (see `after`), meaningless where one rank runs alone.
+    (-1: none); dst_owner: rank of the destination. Ops: kind int8, device int32, unit int32 (column of unit_free, the
+    first of `combining` alike if it is 0; -1: none), duration ps, message, successors as CSR; after: how soon the end
+    of an op is felt on other ranks (see `after`), meaningless where one rank runs alone.
     start: rows [time, key, where, tail] of messages that wait for nothing, sorted by (time, key).
     """
 
@@ -131,6 +132,8 @@ class Work(NamedTuple):
     dst_owner: Ints
     kind: NDArray[np.int8]
     device: NDArray[np.int32]
+    unit: NDArray[np.int32]
+    combining: int
     duration: Ints
     message: Ints
     successor_ptr: Ints
@@ -142,7 +145,7 @@ class Work(NamedTuple):
 class State(NamedTuple):
     """What changes: clocks, the heap, counters. Times in ps.
 
-    link: [n_links, LINK_FIELDS]; unit_free: [n_devices, 2], compute and communication unit; per message depart,
+    link: [n_links, LINK_FIELDS]; unit_free: [n_devices, n_units], first those that combine; per message depart,
     arrival;
     waiting: events that an op still waits for; ready, start, end per op; busy_bins: [n_links, n_bins];
     heap: EVENT numbers per event, a binary heap; out: rows as in `events.ROW`; queue: [n, 2],

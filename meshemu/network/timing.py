@@ -12,14 +12,18 @@ from meshemu.hardware import Router
 from meshemu.mesh import Mesh, Order, lookahead_ps, ranks_of_vertices
 from meshemu.network import state as fields
 from meshemu.network.after import find_after
-from meshemu.network.compiling import compiled_once
+from meshemu.network.compiling import compiled_once, notice
 from meshemu.network.credit import BackPressure, back_pressure, run_routers
 from meshemu.network.engine import Region
-from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of, writable
+from meshemu.network.kernels import run
+from meshemu.network.merging import merge_rows
+from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of
 from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, RankCounters, Timeline, Timing
+from meshemu.network.shares import NO_OPS, share_of
 from meshemu.network.window import WindowCounts, run_windows
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import OpKind, Program
+from meshemu.program.units import Units
 
 __all__ = ["simulate_messages", "time_program"]
 
@@ -38,21 +42,21 @@ def time_program(
     timeline_bins: int = 64,
     router: Router | None = None,
     message_class: ArrayLike = 0,
-    release_ps: ArrayLike = 0,
+    units: Units | None = None,
     comm: Comm | None = None,
 ) -> Timing:
     """Virtual time of every op and message of a Program under contention.
 
-    duration_ps: int64[n_ops], how long COMPUTE and REDUCE ops take. packet_bytes: accuracy against speed. comm: ranks
-    that share the work, each of which passes the same arguments and gets the same result; None for one. The start of
-    an op is when it takes its unit (COMPUTE, REDUCE), else when its dependencies have ended (0 if it has none).
-    router: back-pressure mode, with such routers and finite buffers (see `network.credit`); None: unbounded FIFOs.
-    message_class: there, of each message (or of all), 0 <= class < router.message_classes. release_ps: when each op (or
-    all of them) may start at the earliest, whatever it waits for.
+    duration_ps: int64[n_ops], how long ops take, SEND and RECV apart. packet_bytes: accuracy against speed. comm: ranks
+    that share the work, each of which passes the same arguments and gets the same result; None for one. The start of an
+    op is when it takes its unit, if it has one, else when its dependencies have ended (0 if it has none). router:
+    back-pressure mode, with such routers and finite buffers (see `network.credit`); None: unbounded FIFOs.
+    message_class: there, of each message (or of all), 0 <= class < router.message_classes. units: which unit each op
+    takes; None for one that computes and one that combines.
 
     Raises InputError for arguments that do not fit, ScheduleError for a Program that is inconsistent or never ends.
     """
-    job = program_job(program, mesh, duration_ps, packet_bytes, order, release_ps)
+    job = program_job(program, mesh, duration_ps, packet_bytes, order, units, comm)
     done = _simulate(job, timeline_bins, comm, back_pressure(job, router, message_class, order))
     return Timing(
         end_ps=done.end_ps,
@@ -116,9 +120,9 @@ def _simulate(job: Job, n_bins: int, comm: Comm | None, pressure: BackPressure |
     """
     if n_bins < 0:
         raise InputError(f"timeline_bins = {n_bins} must be at least 0")
-    compiled_once(lambda: _first_use(job.mesh), comm)
     if comm is None or comm.size == 1:
         return _run(job, np.zeros(job.mesh.n_vertices, np.int32), n_bins, None, None, pressure)
+    compiled_once(lambda: _first_use(job.mesh), comm)
     rank_of_vertex = ranks_of_vertices(job.mesh, comm.size)
     lookahead = lookahead_ps(job.mesh, rank_of_vertex)
     if lookahead != 0 and pressure is None:
@@ -144,6 +148,7 @@ def _first_use(mesh: Mesh) -> None:
     """Use every kernel once, on a Program without ops."""
     job = program_job(ProgramBuilder(mesh.n_devices).build(), mesh, [], 1, "xy")
     _run(job, np.zeros(mesh.n_vertices, np.int32), 1, None, 1, None)
+    merge_rows([np.zeros(1, np.int64)], np.zeros(1, np.int32), np.zeros(1, np.int32), None)
 
 
 def _run(
@@ -152,33 +157,31 @@ def _run(
 ) -> _Outcome:
     rank = 0 if comm is None else comm.rank
     program = job.program
-    own, n_waiting = np.zeros(0, np.bool_), np.zeros(0, np.int64)
-    if program is not None:
-        own = np.ones(program.n_ops, np.bool_) if comm is None else (rank_of_vertex == rank)[program.device]
-        n_waiting = np.diff(program.dep_ptr)
-        n_waiting += program.kind == OpKind.RECV
-    network, work = network_of(job, rank_of_vertex, lookahead), work_of(job, rank_of_vertex, rank, own)
+    share = NO_OPS if program is None else share_of(program, rank_of_vertex, rank)
+    network, work = network_of(job, rank_of_vertex, lookahead), work_of(job, rank_of_vertex, rank, share)
     if program is not None and lookahead is not None:
         crosses = work.dst_owner != rank_of_vertex[job.src]
-        dep_ptr, dep = (writable(values, np.int64) for values in (program.dep_ptr, program.dep))
-        find_after(network, work, dep_ptr, dep, own, crosses, comm)
+        find_after(network, work, share.own, crosses, comm)
     region = Region(
         network,
         work,
+        share,
         n_devices=job.mesh.n_devices,
-        n_waiting=n_waiting,
-        own=own,
         packet_bytes=job.packet_bytes,
         rank=rank,
+        n_ranks=0 if comm is None or lookahead is None else comm.size,
         n_bins=n_bins,
-        release_ps=job.release_ps,
     )
     began = time.perf_counter()
-    counts = run_windows(region, comm, lookahead) if pressure is None else run_routers(region, job, pressure)
+    if pressure is None:
+        with notice(run):
+            counts = run_windows(region, comm, lookahead)
+    else:
+        counts = run_routers(region, job, pressure)
     wall_s = time.perf_counter() - began
     if program is not None:
-        _check_ended(program, np.flatnonzero(own & (region.state.waiting > 0)), comm)
-    return _combined(job, region, counts, wall_s, comm)
+        _check_ended(program, np.flatnonzero(region.state.waiting > 0), comm)
+    return _combined(job, region, counts, wall_s, rank_of_vertex, comm)
 
 
 def _check_ended(program: Program, stuck: Ints, comm: Comm | None) -> None:
@@ -195,33 +198,39 @@ def _check_ended(program: Program, stuck: Ints, comm: Comm | None) -> None:
     raise ScheduleError(f"{n_stuck} of {program.n_ops} ops never become ready: {named}")
 
 
-def _combined(job: Job, region: Region, counts: WindowCounts, wall_s: float, comm: Comm | None) -> _Outcome:
-    """Join what the ranks know: each number is zero on all ranks but the one that owns it."""
+def _combined(
+    job: Job, region: Region, counts: WindowCounts, wall_s: float, rank_of_vertex: NDArray[np.int32], comm: Comm | None
+) -> _Outcome:
+    """Join what the ranks know."""
     state = region.state
     end = int(max(state.end.max(initial=0), state.arrival.max(initial=0)))
     end = end if comm is None else comm.max(end)
     bin_ps = region.widen_bins(end)
     link_fields = [fields.CARRIED, fields.BUSY, fields.WAIT, fields.PACKETS, fields.QUEUE_MAX]
-    parts = [
-        state.start, state.end, state.depart, state.arrival,
-        np.ascontiguousarray(state.link[:, link_fields].T), state.busy_bins,
-    ]  # fmt: skip
+    links = np.ascontiguousarray(state.link[:, link_fields])
     events, hops = (int(state.scalar[field]) for field in (fields.EVENTS, fields.HOPS))
     ranks = [RankCounters(events, counts.sent, counts.busy_s)]
     if comm is not None:
-        for part in parts:
-            comm.sum_in_place(part)
+        device = job.src[:0] if job.program is None else job.program.device
+        for arrays, vertex in (
+            ([state.start, state.end], device), ([state.depart], job.src), ([state.arrival], job.dst),
+            ([links, state.busy_bins], job.mesh.link_src),
+        ):  # fmt: skip
+            merge_rows(arrays, vertex, rank_of_vertex, comm)
         hops = int(comm.sum(np.array([hops]))[0])
         ranks = comm.all_gather(ranks[0])
-    op_start, op_end, depart, arrival, links, bins = parts
+    depart, arrival = state.depart, state.arrival
+    if job.reordered:
+        depart, arrival = depart[job.departs_with], arrival[job.arrives_with]
+    carried, busy, wait, packets, max_queue = np.ascontiguousarray(links.T)
     return _Outcome(
         end_ps=end,
-        op_start=op_start,
-        op_end=op_end,
-        depart=depart[job.departs_with],
-        arrival=arrival[job.arrives_with],
-        links=LinkStats(bytes=links[0], busy_ps=links[1], wait_ps=links[2], packets=links[3], max_queue=links[4]),
-        timeline=Timeline(bin_ps=bin_ps, link_busy_ps=bins.T),
+        op_start=state.start,
+        op_end=state.end,
+        depart=depart,
+        arrival=arrival,
+        links=LinkStats(bytes=carried, busy_ps=busy, wait_ps=wait, packets=packets, max_queue=max_queue),
+        timeline=Timeline(bin_ps=bin_ps, link_busy_ps=state.busy_bins.T),
         counters=EngineCounters(
             events=sum(rank.events for rank in ranks),
             packet_hops=hops,

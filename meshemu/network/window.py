@@ -1,14 +1,12 @@
 """Conservative windows: how the regions of several ranks run one virtual time without ever undoing an event.
 
-Each round, a rank says before which time nothing that is pending on it can be felt elsewhere (`reach`), its effect. It
-runs its events up to a horizon that nothing can come in before, then all exchange what crossed, with their effects:
-
-    horizon of a rank = min(effects of all others, its own effect + lookahead)
-
-since what it does itself comes back, if at all, over another cut link, one lookahead (the least latency of a cut link)
-after it was felt elsewhere. Events on their way to a rank count as pending there. Times in which nothing crosses are
-skipped. At every link and unit events run in the order of (time, key), so the results do not depend on how ranks and
-windows cut the work.
+Each round, a rank says before which time nothing that is pending on it can be felt elsewhere (`reach`), its effect. All
+run their events up to one horizon, the least effect, since nothing comes in anywhere before that; then they exchange
+what crossed, with their new effects. Whatever has an effect happens at least one lookahead (the least latency of a cut
+link) before it, so each round runs something. The rank that the horizon comes from could go on for one lookahead more,
+but the others would then wait for it, and it for them in the next round. Events on their way to a rank count as pending
+there. Times in which nothing crosses are skipped. At every link and unit events run in the order of (time, key), so the
+results do not depend on how ranks and windows cut the work.
 """
 
 import time
@@ -18,12 +16,9 @@ import numpy as np
 
 from meshemu.comm import Comm
 from meshemu.network.engine import NO_ROWS, Region
-from meshemu.network.events import NEVER, ROW, Ints
+from meshemu.network.events import NEVER, Ints
 
 __all__ = ["WindowCounts", "run_windows"]
-
-HEADER = -2  # `where` of the rows [-, -, HEADER, -, -, effect] that come before the events, one for each rank
-
 
 @dataclass(frozen=True)
 class WindowCounts:
@@ -41,41 +36,35 @@ def run_windows(region: Region, comm: Comm | None, lookahead_ps: int | None) -> 
     """
     windows, sent, busy_s = 0, 0, 0.0
     effects, rows = [NEVER], NO_ROWS
-    rank = 0 if comm is None else comm.rank
     while True:
         if comm is not None and lookahead_ps is not None:
             outgoing = region.take_outgoing()
-            sent += len(outgoing)
-            effects, rows = _exchange(comm, outgoing, region.effect)
-        horizon = min(effects[:rank] + effects[rank + 1 :], default=NEVER)
-        if lookahead_ps is not None:
-            horizon = min(horizon, effects[rank] + lookahead_ps)
+            sent += len(outgoing) - comm.size
+            effects, rows = _exchange(comm, outgoing)
+        horizon = min(effects)
         entered = time.thread_time()
         region.run(horizon, rows)
         busy_s += time.thread_time() - entered
         windows += 1
-        if min(effects) == NEVER:
+        if horizon == NEVER:
             break
     region.finish()
     return WindowCounts(windows, sent, busy_s)
 
 
-def _exchange(comm: Comm, outgoing: Ints, own_effect: int) -> tuple[list[int], Ints]:
+def _exchange(comm: Comm, outgoing: Ints) -> tuple[list[int], Ints]:
     """Send what crossed; returns the effect of every rank, what comes in counted, and what came in.
 
     Every rank sends every other, ahead of the events, what it knows of all: its own effect, and for each other rank
     that of the events for it. So all agree without another round.
     """
-    header = np.full((comm.size, ROW), NEVER)
-    header[:, 2] = HEADER
-    header[comm.rank, 5] = own_effect
-    told = [header] * comm.size
-    if len(outgoing):
-        rows = [outgoing[outgoing[:, 4] == peer] for peer in range(comm.size)]
-        for peer, part in enumerate(rows):
-            header[peer, 5] = part[:, 5].min(initial=header[peer, 5])
-        told = [np.concatenate((header, part)) for part in rows]
-    incoming = comm.all_to_all_rows(told)
-    is_header = incoming[:, 2] == HEADER
-    effects = incoming[is_header, 5].reshape(comm.size, comm.size).min(axis=0)
-    return effects.tolist(), incoming[~is_header]
+    n = comm.size
+    headers, events = outgoing[:n], outgoing[n:]
+    told = [outgoing] * n
+    if n > 2:
+        told = [np.concatenate((headers, events[events[:, 4] == peer])) for peer in range(n)]
+    told[comm.rank] = headers
+    heard = comm.all_to_all_rows(told)
+    effects = [min(known) for known in zip(*(part[:n, 5].tolist() for part in heard), strict=True)]
+    others = [part[n:] for peer, part in enumerate(heard) if peer != comm.rank]
+    return effects, others[0] if n == 2 else np.concatenate(others)

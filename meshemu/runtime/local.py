@@ -41,9 +41,9 @@ class SingleComm:
         for peer, buffer in send.items():
             recv[peer][...] = buffer
 
-    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """This rank's own rows."""
-        return rows[0].copy()
+        return list(rows)
 
     def min(self, value: int) -> int:
         """`value`."""
@@ -164,9 +164,9 @@ class LocalComm:
                     raise InputError(f"rank {self._rank} expects {buffer.nbytes} bytes of {peer}, got {got.nbytes}")
                 buffer[...] = got.reshape(buffer.shape)
 
-    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """Rows that every rank sent to this one, in rank order."""
-        return np.concatenate([sent[self._rank] for sent in self._share(list(rows))])
+        return [sent[self._rank] for sent in self._share(list(rows))]
 
     def min(self, value: int) -> int:
         """The least `value` of all ranks."""

@@ -66,7 +66,7 @@ class MpiComm:
         ]
         self._mpi.Request.Waitall(requests)
 
-    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> NDArray[np.int64]:
+    def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """Rows that every rank sent to this one, in rank order.
 
         One message per pair of ranks whose length the receiver probes, so that there is no separate round for counts:
@@ -83,7 +83,7 @@ class MpiComm:
             received[peer] = np.empty((status.Get_count(self._mpi.INT64_T) // columns, columns), np.int64)
             message.Recv([received[peer], self._mpi.INT64_T])
         self._mpi.Request.Waitall(requests)
-        return np.concatenate(received)
+        return received
 
     def min(self, value: int) -> int:
         """The least `value` of all ranks."""

@@ -45,6 +45,8 @@ def back_pressure(job: Job, router: Router | None, message_class: ArrayLike, ord
         return None
     if job.mesh.switches is not None:
         raise InputError("network.router: routers are those of a mesh; this system's devices are joined by switches")
+    if job.mesh.z_plane is not None:
+        raise InputError("network.router: routers are those of a mesh; leave system.z_plane = false to time with them")
     n = len(job.size_bytes)
     if given.dtype.kind not in "iu" or given.ndim > 1 or (given.ndim == 1 and len(given) != n):
         raise InputError(
@@ -108,7 +110,7 @@ def _check_total(job: Job, routers: Routers) -> None:
     extra = np.diff(job.routes.route_ptr)[job.routes.index] + 2
     way_ps = before[np.minimum(start + extra, len(of_hop))] - before[start]
     total = float((way_ps * routers.message[:, fields.FLITS_IN_ALL]).sum())
-    total += float(max(job.ready_ps.max(initial=0), job.release_ps.max(initial=0)))
+    total += float(job.ready_ps.max(initial=0))
     total += float(job.duration_ps.sum(dtype=np.float64))
     if total >= LARGEST_PS:
         raise InputError(f"all flits and ops one after the other take {total:.3g} ps, at most 2**62 can be timed")

@@ -136,8 +136,9 @@ def _hops(route: Ints, levels: NDArray[np.int16], router: Router) -> Ints:
     above, n = int(levels.max(initial=0)), router.virtual_channels
     if above >= n:
         raise InputError(
-            f"routes around dead devices or links turn back into the first dimension up to {above} times: without "
-            f"deadlock that takes virtual_channels = {above + 1} per message class, the router has {n}"
+            f"routes turn back into the first dimension, around dead devices or links, or go around the mesh up to "
+            f"{above} times: without deadlock that takes virtual_channels = {above + 1} per message class, the router "
+            f"has {n}"
         )
     low = np.where(levels == 0, 0, n - 1 - above + levels)
     high = np.where(levels == 0, n - above, low + 1)

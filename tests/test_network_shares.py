@@ -1,0 +1,144 @@
+"""What ranks share out before and after the event loop: checks of a Program, its ops, and the results."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_network_engine import check_same, random_program
+
+from meshemu.errors import ScheduleError
+from meshemu.hardware import System
+from meshemu.mesh import flatten
+from meshemu.network import simulate_messages
+from meshemu.network.checks import check_program
+from meshemu.network.engine import NO_ROWS, Region
+from meshemu.network.merging import merge_rows
+from meshemu.network.pairs import distinct_pairs
+from meshemu.network.shares import share_of
+from meshemu.network.state import EVENTS
+from meshemu.program.ir import OpKind
+from meshemu.runtime.local import run_ranks
+
+FEW = settings(max_examples=15, deadline=None, derandomize=True)
+
+
+@FEW
+@given(seed=st.integers(0, 10**6), n=st.integers(0, 300), n_devices=st.sampled_from([1, 3, 40, 2**31 - 1]))
+def test_distinct_pairs(seed, n, n_devices):
+    """In the order of first appearance, whether phases repeat or not, and whatever shares a place in the table."""
+    rng = np.random.default_rng(seed)
+    src, dst = rng.integers(0, n_devices, (2, n)).astype(np.int32)
+    src, dst = np.tile(src, 3), np.tile(dst, 3)
+    dst[2 * n :] = rng.permutation(dst[2 * n :])
+    first, pair = distinct_pairs(src, dst)
+    known = {}
+    numbers = [known.setdefault(ends, len(known)) for ends in zip(src.tolist(), dst.tolist(), strict=True)]
+    assert pair.tolist() == numbers
+    assert np.array_equal(np.unique(pair, return_index=True)[1], first)
+
+
+@FEW
+@given(seed=st.integers(0, 10**6), n_ranks=st.integers(1, 3))
+def test_the_ops_of_a_rank(seed, n_ranks):
+    program, _ = random_program(6, seed)
+    rank_of_device = np.random.default_rng(seed).integers(0, n_ranks, 6).astype(np.int32)
+    owner = rank_of_device[program.device]
+    for rank in range(n_ranks):
+        share = share_of(program, rank_of_device, rank)
+        own, n_deps = owner == rank, np.diff(program.dep_ptr)
+        waiting = np.where(own, n_deps + (program.kind == OpKind.RECV), 0)
+        assert np.array_equal(share.own, own) and share.n_own == own.sum()
+        assert np.array_equal(share.waiting, waiting)
+        assert np.array_equal(share.idle, np.flatnonzero(own & (waiting == 0)))
+        source = np.repeat(np.arange(program.n_ops), n_deps)
+        for op in range(program.n_ops):
+            found = share.successor[share.successor_ptr[op] : share.successor_ptr[op + 1]]
+            assert np.array_equal(found, source[(program.dep == op) & own[source]])
+
+
+def late_dependency(program):
+    """The place in `dep` of one in the last third, and the first op on another device than what it names."""
+    at = len(program.dep) * 2 // 3
+    return at, np.flatnonzero(program.device != program.device[program.dep[at]])[0]
+
+
+def last(program, kind):
+    return np.flatnonzero(program.kind == kind)[-1]
+
+
+WRONG = {
+    "device": (lambda p: (p.n_ops * 2 // 3, p.n_devices), "an op names a device outside 0..5"),
+    "dep": (late_dependency, r"op \d+ waits for op \d+ of another device"),
+    "dep ": (lambda p: (len(p.dep) - 1, p.n_ops), r"a dependency names an op outside 0..\d+"),
+    "send_op": (lambda p: (p.n_messages - 2, last(p, OpKind.COMPUTE)), r"message \d+: op \d+ is not its SEND on"),
+    "send_op ": (lambda p: (p.n_messages - 2, -1), r"a message names a SEND outside 0..\d+"),
+    "recv_op": (lambda p: (p.n_messages - 2, p.recv_op[0]), r"message \d+: op \d+ is not its RECV on device"),
+    "message": (lambda p: (p.recv_op[-2], 0), r"message \d+: op \d+ is not its RECV on device"),
+    "kind": (lambda p: (last(p, OpKind.COMPUTE), OpKind.RECV), r"13 RECV ops but 12 that messages use"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_every_rank_names_the_same_fault(what):
+    """Whichever rank has it in its share."""
+    change, expected = WRONG[what]
+    program, _ = random_program(6, seed=3)
+    assert check_program(program) is False
+    values = getattr(program, what.strip()).copy()
+    at, value = change(program)
+    values[at] = value
+    faulty = replace(program, **{what.strip(): values})
+    with pytest.raises(ScheduleError, match=expected) as alone:
+        check_program(faulty)
+
+    def refused(comm):
+        with pytest.raises(ScheduleError) as error:
+            check_program(faulty, comm)
+        return str(error.value)
+
+    for n_ranks in (2, 3, 40):
+        assert run_ranks(n_ranks, lambda comm: check_program(program, comm)) == [False] * n_ranks
+        assert run_ranks(n_ranks, refused) == [str(alone.value)] * n_ranks
+
+
+@pytest.mark.parametrize("n_ranks", [1, 2, 4])
+@pytest.mark.parametrize("n_rows", [0, 1, 1000])
+def test_merged_rows(n_rows, n_ranks):
+    rng = np.random.default_rng(n_rows)
+    rank_of_vertex = rng.integers(0, n_ranks, 20).astype(np.int32)
+    vertex = np.repeat(rng.integers(0, 20, n_rows), rng.integers(1, 4, n_rows)).astype(np.int32)
+    wanted = [rng.integers(1, 2**60, (len(vertex), *rest)) for rest in ((), (3,), (0,))]
+
+    def merged(comm):
+        own = rank_of_vertex[vertex] == comm.rank
+        arrays = [np.where(own.reshape(-1, *[1] * (values.ndim - 1)), values, -1) for values in wanted]
+        merge_rows(arrays, vertex, rank_of_vertex, comm)
+        return arrays
+
+    for arrays in run_ranks(n_ranks, merged):
+        assert all(np.array_equal(found, values) for found, values in zip(arrays, wanted, strict=True))
+
+
+def test_ranks_run_at_the_same_time(monkeypatch):
+    """Not in turns: what the busier one runs in each window adds up to little more than what it runs in all.
+
+    With a horizon for each rank, as far as each could go, it was 0.835 of all events here, and 0.98 on 60 x 50.
+    """
+    mesh = flatten(System.grid(rows=20, cols=10, bandwidth="50 GB/s", latency="500 ns"))
+    rng = np.random.default_rng(0)
+    src = rng.integers(0, 200, 60)
+    dst = (src + rng.integers(1, 200, 60)) % 200
+    run, events = Region.run, {}
+
+    def counted(region, horizon, rows=NO_ROWS):
+        before = int(region.state.scalar[EVENTS])
+        run(region, horizon, rows)
+        events.setdefault(region.rank, []).append(int(region.state.scalar[EVENTS]) - before)
+
+    single = simulate_messages(mesh, src, dst, 2**16)
+    monkeypatch.setattr(Region, "run", counted)
+    for result in run_ranks(2, lambda comm: simulate_messages(mesh, src, dst, 2**16, comm=comm)):
+        check_same(result, single)
+    assert np.max([events[0], events[1]], axis=0).sum() < 0.72 * result.counters.events
