@@ -25,7 +25,6 @@ STORED = ("weights", "activations")
 SLIDING = 'format = "cfloat8_1_4_3", rounding = "stochastic", bias = "sliding"'
 FIXED = 'format = "cfloat8_1_4_3", rounding = "nearest", bias = {}'
 WIDE = 'format = "cfloat8_1_5_2", rounding = "stochastic", bias = "sliding"'
-WIDE_FIXED = 'format = "cfloat8_1_5_2", rounding = "nearest", bias = 15'
 HALF = 'format = "bf16"'
 
 CASES: Mapping[str, Mapping[str, str]] = {
@@ -38,18 +37,21 @@ CASES: Mapping[str, Mapping[str, str]] = {
         }
         for bias in (7, 3)
     },
+    "CFloat8, gradients too, stochastic, sliding bias": {
+        "communication": HALF, **dict.fromkeys((*STORED, "gradients"), SLIDING)
+    },
+    "CFloat8, gradients too, nearest, bias 7": {
+        "communication": HALF, **dict.fromkeys((*STORED, "gradients"), FIXED.format(7))
+    },
     "CFloat8 everywhere, stochastic, sliding bias": {
         **dict.fromkeys(STORED, SLIDING), "gradients": WIDE, "communication": WIDE
-    },
-    "CFloat8 everywhere, nearest, bias 7 and 15": {
-        **dict.fromkeys(STORED, FIXED.format(7)), "gradients": WIDE_FIXED, "communication": WIDE_FIXED
     },
 }  # fmt: skip
 """Name -> role -> its table."""
 
-COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7")  # Okabe and Ito's
+COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#F0E442")  # Okabe and Ito's
 LINES = ("-", "--", "-.", ":")  # other in number than the colours and markers, for those who see no colours
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPXh"
 
 
 @dataclass(frozen=True)

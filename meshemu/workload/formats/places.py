@@ -46,18 +46,21 @@ LEADING = MATRIX | POOLINGS | frozenset(NORMALISING) | {
 
 
 def stored_nodes(graph: Graph) -> dict[fx.Node, str]:
-    """Node -> ACTIVATIONS or GRADIENTS, for those whose result is stored in the format of that role."""
+    """Node -> ACTIVATIONS or GRADIENTS, for those whose result is stored in the format of that role.
+
+    What repeats another operator is stored as that one is.
+    """
     forward, backward = passes_of(graph)
     to_loss = _towards_loss(graph, forward)
     kept = _terms_of_gradients(graph, backward)
     large = _large(graph, [*forward, *backward])
     stored = {node: ACTIVATIONS for node in forward if node in large and node not in to_loss and _rounds(node)}
     inside = {node for node in backward if graph.origins.get(node) in to_loss}
-    for node in backward:
+    for node in [node for node in backward if node not in graph.copies]:
         within = node in inside and all(user in inside for user in node.users)
         if node in large and node not in kept and not within and _rounds(node):
             stored[node] = GRADIENTS
-    return stored
+    return stored | {copy: stored[node] for copy, node in graph.copies.items() if node in stored}
 
 
 def _rounds(node: fx.Node) -> bool:

@@ -8,15 +8,18 @@ is left for every element is to mix the sum of their words, as the finaliser of 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-__all__ = ["Stream", "random_bits"]
+from meshemu.workload.formats import kernels
 
-Tensor = torch.Tensor
+__all__ = ["Counted", "Stream", "counted", "random_bits"]
+
 Range = tuple[int, int]
 
-RUN = 256
-"""Indices along the last dim that share a hash."""
+GOLDEN = 0x9E3779B97F4A7C15
+"""SplitMix64's increment."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +30,38 @@ class Stream:
     segments: Mapping[int, int] = field(default_factory=dict)
 
 
-def random_bits(shape: tuple[int, ...], ranges: Mapping[int, Range], stream: Stream, seed: int) -> Tensor:
-    """int32 of `shape`, the shape of a block; ranges: dim -> (lo, hi) of the block, in each segment."""
+@dataclass(frozen=True, eq=False)
+class Counted:
+    """What the random bits of a block are made of, element by element (`kernels.random_words`).
+
+    rows: int64, the global index of every row; seed: what they are hashed with, as int64; columns: int32, a word for
+    each index along the last dim.
+    """
+
+    rows: NDArray[np.int64]
+    seed: int
+    columns: NDArray[np.int32]
+
+
+def counted(shape: tuple[int, ...], ranges: Mapping[int, Range], stream: Stream, seed: int) -> Counted:
+    """Of a block of `shape`; ranges: dim -> (lo, hi) of the block, in each segment."""
     if not shape:
-        return _mixed(_word(torch.zeros((), dtype=torch.int64), seed))
-    rows = torch.zeros(shape[:-1], dtype=torch.int64)
+        return Counted(np.zeros(1, np.int64), _increment(seed), np.zeros(1, np.int32))
+    rows = np.zeros(1, np.int64)
     for dim, size in enumerate(stream.full[:-1]):
-        along = torch.cat([torch.arange(*part, dtype=torch.int64) for part in _parts(dim, ranges, stream)])
-        rows = rows * size + along.view(-1, *[1] * (len(shape) - dim - 2))
-    columns = torch.cat([_words_along(*part, seed) for part in _parts(len(shape) - 1, ranges, stream)])
-    return _mixed(_word(rows, seed).unsqueeze(-1) + columns)
+        along = np.concatenate([np.arange(lo, hi) for lo, hi in _parts(dim, ranges, stream)])
+        rows = (rows[:, None] * size + along).reshape(-1)
+    columns = np.empty(shape[-1], np.int32)
+    parts = np.array(_parts(len(shape) - 1, ranges, stream))
+    kernels.column_words(parts, _increment(~seed), _increment(seed + 1), np.empty(kernels.RUN, np.int32), columns)
+    return Counted(rows, _increment(seed), columns)
+
+
+def random_bits(shape: tuple[int, ...], ranges: Mapping[int, Range], stream: Stream, seed: int) -> torch.Tensor:
+    """int32 of `shape`, as `counted` counts them."""
+    made, out = counted(shape, ranges, stream, seed), torch.empty(shape, dtype=torch.int32)
+    kernels.random_words(made.rows, made.seed, made.columns, out.view(-1).numpy())
+    return out
 
 
 def _parts(dim: int, ranges: Mapping[int, Range], stream: Stream) -> list[Range]:
@@ -48,32 +73,7 @@ def _parts(dim: int, ranges: Mapping[int, Range], stream: Stream) -> list[Range]
     return [(segment * size + lo, segment * size + hi) for segment in range(segments)]
 
 
-def _words_along(lo: int, hi: int, seed: int) -> Tensor:
-    """A word for each index lo <= i < hi: the sum of one for i // RUN and one for i % RUN."""
-    first, last = lo // RUN, -(-hi // RUN)
-    runs = _word(torch.arange(first, last, dtype=torch.int64), ~seed)
-    within = _word(torch.arange(RUN, dtype=torch.int64), seed + 1)
-    return (runs[:, None] + within).view(-1)[lo - first * RUN : hi - first * RUN]
-
-
-def _mixed(word: Tensor) -> Tensor:
-    word.mul_(-2048144789)  # 0x85EBCA6B
-    word.bitwise_xor_(word >> 13)
-    return word.mul_(-1028477387)  # 0xC2B2AE35
-
-
-def _word(index: Tensor, seed: int) -> Tensor:
-    """32 bits for every index, as int32."""
-    z = index + _signed(seed * 0x9E3779B97F4A7C15)
-    z = (z ^ _shift_right(z, 30)) * _signed(0xBF58476D1CE4E5B9)
-    z = (z ^ _shift_right(z, 27)) * _signed(0x94D049BB133111EB)
-    return (z ^ _shift_right(z, 31)).to(torch.int32)
-
-
-def _shift_right(z: Tensor, by: int) -> Tensor:
-    return (z >> by) & ((1 << (64 - by)) - 1)
-
-
-def _signed(bits: int) -> int:
-    bits &= (1 << 64) - 1
+def _increment(seed: int) -> int:
+    """What a seed adds to indices before they are hashed, modulo 2**64, as int64."""
+    bits = seed * GOLDEN & (1 << 64) - 1
     return bits - (1 << 64) if bits >> 63 else bits

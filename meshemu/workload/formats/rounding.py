@@ -1,149 +1,104 @@
-"""Round numbers to a format, to nearest even or stochastically, without leaving the tensor's own dtype.
+"""Round numbers to a format, to nearest even or stochastically (`kernels` says how)."""
 
-Both ways work in units of the last place. Its size is a power of two that the exponent of the number gives, and at
-least that of denormals. To nearest: adding and subtracting 1.5 * 2**f units, f fraction bits of the dtype, leaves whole
-units, ties to even (Hauser 1996). Stochastic: the number in units, plus a random fraction of as many bits as are cut
-off, rounded down; the chance to go up is then exactly the fraction that is cut off.
-"""
-
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import cache
 from math import inf
 from types import MappingProxyType
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from meshemu.hardware.number_formats import NumberFormat
+from meshemu.workload.formats import kernels
+from meshemu.workload.formats.random_bits import Counted
 
-__all__ = ["RANDOM_BITS", "round_to"]
+__all__ = ["NATIVE", "layout_of", "round_to", "words_of"]
 
 Tensor = torch.Tensor
-
-RANDOM_BITS = 32
-"""Of one random number."""
-
-CHUNK = 1 << 16
-"""Elements that are worked on at once: all intermediate results stay in the cache."""
+Int32Array = NDArray[np.int32]
 
 NATIVE: Mapping[str, torch.dtype] = MappingProxyType({
     "fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16,
 })  # fmt: skip
 
+FRACTION_BITS, FP32_BIAS = 23, 127
 
-@dataclass(frozen=True)
-class _Words:
-    """How a dtype is laid out: the integer dtype of its size, its fraction bits, its bias, the mask of its exponent."""
-
-    integer: torch.dtype
-    fraction_bits: int
-    bias: int
-
-    @property
-    def exponent_mask(self) -> int:
-        return (2 * self.bias + 1) << self.fraction_bits
-
-    def field(self, exponent: int) -> int:
-        """The bits of 2**exponent."""
-        return (exponent + self.bias) << self.fraction_bits
+CHUNK = 1 << 15
+"""Elements for which random bits are made at once: they stay in the cache."""
 
 
-_WORDS: Mapping[torch.dtype, _Words] = MappingProxyType({
-    torch.float32: _Words(torch.int32, 23, 127), torch.float64: _Words(torch.int64, 52, 1023),
-})  # fmt: skip
+def round_to(
+    x: Tensor, number_format: NumberFormat, bias: int | None = None, random: Tensor | Counted | None = None
+) -> Tensor:
+    """`x` with every element rounded to a number of the format, as a new tensor of the same shape.
 
-
-def round_to(x: Tensor, number_format: NumberFormat, bias: int | None = None, random: Tensor | None = None) -> Tensor:
-    """`x` with every element rounded to a number of the format, as a tensor of the same shape and dtype.
-
-    x: fp32 or fp64, any shape; it is left as it is. bias: needed where the format has several. random: int32 of the
-    shape of x, 32 random bits each, for stochastic rounding; without it ties go to even.
+    x: fp32, any shape. bias: needed where the format has several. random: for stochastic rounding, int32 of the shape
+    of x with 32 random bits each, or what they are counted from; without it ties go to even.
 
     Zeros and what underflows keep their sign. What is too large becomes the largest number, and so does NaN, or, in a
     format with specials, an infinity (NaN stays). An unsigned format has 0 for what is negative; one without denormals
     for what is smaller than its smallest normal number after rounding.
     """
-    if random is None and x.dtype == torch.float32 and number_format.name in NATIVE:
+    if random is None and number_format.name in NATIVE:
         return x.to(NATIVE[number_format.name]).to(x.dtype)
-    bias = number_format.biases[0] if bias is None and number_format.fixed else bias
-    if bias is None or x.dtype not in _WORDS:
-        raise AssertionError(f"{number_format.name} with bias {bias} of {x.dtype}")
-    words = _WORDS[x.dtype]
-    if number_format.mantissa_bits >= words.fraction_bits:
+    if number_format.mantissa_bits == FRACTION_BITS:
         return x.clone()
-    if bias == words.bias and random is not None:
-        return _cut_off(x, random.reshape(x.shape), words.fraction_bits - number_format.mantissa_bits)
-    out = torch.empty(x.shape, dtype=x.dtype)
-    chunks = _chunks(x, out)
-    if random is None:
-        _to_nearest(chunks, number_format, bias, words)
-    else:
-        _stochastic(zip(chunks, torch.split(random.reshape(-1), CHUNK), strict=True), number_format, bias, words)
-    return _finished(out, number_format, bias)
+    layout, words = layout_of(number_format, bias), words_of(x)
+    out = np.empty(len(words), np.float32)
+    match random:
+        case None:
+            kernels.rounded_nearest(words, out, layout)
+        case Counted():
+            _rounded_counted(words, random, out, layout)
+        case _:
+            kernels.rounded_with(words, random.reshape(-1).numpy(), out, layout)
+    return torch.from_numpy(out).view(x.shape)
 
 
-def _chunks(x: Tensor, out: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(torch.split(x.reshape(-1), CHUNK), torch.split(out.view(-1), CHUNK), strict=True)
+def _rounded_counted(words: Int32Array, random: Counted, out: NDArray[np.float32], layout: Int32Array) -> None:
+    """Row after row, several short ones or a part of a long one at once."""
+    n = len(random.columns)
+    n_rows, n_columns = max(1, CHUNK // max(n, 1)), min(n, CHUNK)
+    scratch = np.empty(n_columns * min(n_rows, len(random.rows)), np.int32)
+    for row in range(0, len(random.rows), n_rows):
+        rows = random.rows[row : row + n_rows]
+        for column in range(0, n, CHUNK):
+            columns = random.columns[column : column + CHUNK]
+            begin, size = row * n + column, len(rows) * len(columns)
+            bits, here = scratch[:size], slice(begin, begin + size)
+            kernels.random_words(rows, random.seed, columns, bits)
+            kernels.rounded_with(words[here], bits, out[here], layout)
 
 
-def _bounds(number_format: NumberFormat, bias: int) -> tuple[float, float]:
-    """What numbers are clamped to before they are rounded: a format with specials still has to see an overflow."""
-    top = number_format.largest(bias)
-    bound = 2.0 ** (number_format.top_field - bias + 1) if number_format.specials else top
-    return (-bound if number_format.signed else 0.0), bound
+def words_of(x: Tensor) -> Int32Array:
+    """The bits of fp32 numbers, one after the other. Raises AssertionError for another dtype."""
+    if x.dtype != torch.float32:
+        raise AssertionError(f"only fp32 is rounded, not {x.dtype}")
+    found: Int32Array = x.detach().numpy().reshape(-1).view(np.int32)
+    return found
 
 
-def _to_nearest(chunks: Iterator[tuple[Tensor, Tensor]], number_format: NumberFormat, bias: int, words: _Words) -> None:
-    low, high = _bounds(number_format, bias)
-    magic = 1.5 * 2.0 ** (words.fraction_bits - number_format.mantissa_bits)
-    scratch = torch.empty(CHUNK, dtype=words.integer)
-    mask = torch.tensor(words.exponent_mask, dtype=words.integer)
-    for x, y in chunks:
-        field = scratch[: len(x)]
-        power = field.view(x.dtype)
-        torch.clamp(x, low, high, out=y)
-        torch.bitwise_and(y.view(words.integer), mask, out=field)
-        field.clamp_(min=words.field(1 - bias))
-        y.add_(power, alpha=magic).sub_(power, alpha=magic)
-        if number_format.signed:
-            y.copysign_(x)
-
-
-def _stochastic(
-    chunks: Iterator[tuple[tuple[Tensor, Tensor], Tensor]], number_format: NumberFormat, bias: int, words: _Words
-) -> None:
-    low, high = _bounds(number_format, bias)
-    n_bits = min(words.fraction_bits - number_format.mantissa_bits, RANDOM_BITS)
-    shift = number_format.mantissa_bits << words.fraction_bits
-    scratch = torch.empty(CHUNK, dtype=words.integer)
-    fractions = torch.empty(CHUNK, dtype=torch.int64 if n_bits == RANDOM_BITS else torch.int32)
-    mask = torch.tensor(words.exponent_mask, dtype=words.integer)
-    for (x, y), random in chunks:
-        field, fraction = scratch[: len(x)], fractions[: len(x)]
-        unit = field.view(x.dtype)
-        torch.clamp(x, low, high, out=y)
-        torch.bitwise_and(y.view(words.integer), mask, out=field)
-        field.clamp_(min=words.field(1 - bias)).sub_(shift)
-        fraction.copy_(random).bitwise_right_shift_(RANDOM_BITS - n_bits).bitwise_and_((1 << n_bits) - 1)
-        y.div_(unit).add_(fraction, alpha=2.0**-n_bits).floor_().mul_(unit)
-        if number_format.signed:
-            y.copysign_(x)
-
-
-def _cut_off(x: Tensor, random: Tensor, n_bits: int) -> Tensor:
-    """fp32 rounded stochastically to a format of the same exponents: a random number is added to the bits cut off."""
-    mask = (1 << n_bits) - 1
-    fraction = (random >> (RANDOM_BITS - n_bits)).bitwise_and_(mask)
-    rounded = fraction.add_(x.contiguous().view(torch.int32)).bitwise_and_(~mask).view(x.dtype)
-    return torch.where(x.isfinite(), rounded, x)
-
-
-def _finished(y: Tensor, number_format: NumberFormat, bias: int) -> Tensor:
-    """What does not fit, NaN and the numbers below the smallest normal one as the format has them."""
-    top = number_format.largest(bias)
-    if number_format.specials:
-        y = torch.where(y.abs() > top, torch.full_like(y, inf).copysign_(y), y)
-    elif bool(y.sum().isnan()):
-        y.nan_to_num_(nan=top)
-    if not number_format.denormals:
-        y[y < number_format.smallest_normal(bias)] = 0.0
-    return y
+@cache
+def layout_of(number_format: NumberFormat, bias: int | None) -> Int32Array:
+    """What the kernels need to know of a format (their STEP, LEAST, ...). bias: None for the only one that there is."""
+    if bias is None:
+        if not number_format.fixed:
+            raise AssertionError(f"{number_format.name} has several biases")
+        bias = number_format.biases[0]
+    p, top = number_format.mantissa_bits, number_format.largest(bias)
+    cut = bias == FP32_BIAS  # the unit of its denormals is no normal number of fp32
+    beyond = 2.0 ** (number_format.top_field - bias + 1) if number_format.specials and not cut else top
+    layout = np.zeros(kernels.FIELDS, np.uint32)  # differences of bits wrap around
+    layout[kernels.STEP] = p << FRACTION_BITS
+    layout[kernels.LEAST] = (1 - bias + FP32_BIAS) << FRACTION_BITS
+    layout[kernels.SCALE] = (2 * FP32_BIAS + p) << FRACTION_BITS & 0xFFFFFFFF
+    numbers = np.array([beyond, top, inf if number_format.specials else top], np.float32)
+    layout[[kernels.BOUND, kernels.TOP, kernels.OVER]] = numbers.view(np.uint32)
+    layout[kernels.SIGNED] = number_format.signed
+    layout[kernels.DENORMALS] = number_format.denormals
+    layout[kernels.SPECIALS] = number_format.specials
+    layout[kernels.BITS] = number_format.bits
+    layout[kernels.CUT] = cut
+    layout[kernels.ODD] = number_format.specials or not (number_format.signed and number_format.denormals)
+    return layout.view(np.int32)

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 from meshemu.hardware.format_roles import Carried, Formats, RoleFormat
 from meshemu.workload.formats.maxima import Tracker
 from meshemu.workload.formats.places import ACTIVATIONS, GRADIENTS, SELECTING, stored_nodes
-from meshemu.workload.formats.random_bits import Stream, random_bits
+from meshemu.workload.formats.random_bits import Stream, counted
 from meshemu.workload.formats.rounding import round_to
+from meshemu.workload.formats.streams import Streams
 from meshemu.workload.graph import Graph
 from meshemu.workload.lowering import Lowering, base_name
 from meshemu.workload.spmd import LocalRange, StepSeed, Tracked, Value
@@ -31,10 +32,6 @@ ROUNDED = "round_format"
 CONVERTED = "_to_copy"
 """Op class of making a rounded copy of weights."""
 
-SALT = 1 << 40
-"""Of the first stream of random bits; random operators of the model have smaller ones."""
-
-
 class Storing:
     """What `Lowering` asks while it writes: a `Rounder`."""
 
@@ -46,10 +43,16 @@ class Storing:
         self._waiting: dict[int, tuple[RoleFormat, str]] = {}  # values that are rounded once they are summed
         self._exchangeable: set[int] = set()  # values that messages may carry in the format of communication
         self._sent: dict[int, Value] = {}
-        self._n_streams = 0
+        self._streams = Streams(graph.copies)
+        self._copies = graph.copies
+
+    def begin(self, node: fx.Node, micro_batch: int) -> None:
+        """An operator is about to be written down."""
+        self._streams.begin(node, micro_batch)
 
     def node(self, node: fx.Node, result: Any, given: Any) -> Any:
         """The result of an operator, as it is stored. given: its arguments, with Values in place of nodes."""
+        self._streams.end(leaf for leaf in pytree.tree_leaves(result) if isinstance(leaf, Value))
         role = self._stored.get(node)
         if role is None:
             if node.op == "call_function" and base_name(node) in SELECTING:
@@ -62,7 +65,7 @@ class Storing:
         wanted = self._roles[role]
         if wanted is None:
             return result
-        key = f"{role} {node.name}"
+        key = f"{role} {self._copies.get(node, node).name}"
         if result.layout.partial:
             self._waiting[result.id] = wanted, key
             return result
@@ -105,7 +108,7 @@ class Storing:
         if role is None or value.id not in self._exchangeable:
             return value
         if value.id not in self._sent:
-            self._sent[value.id] = self._round(value, role, f"communication {value.id}")
+            self._sent[value.id] = self._round(value, role, f"communication {self._streams.first(value)}", "sent")
             self._follow([value], self._sent[value.id])
         return self._sent[value.id]
 
@@ -119,7 +122,8 @@ class Storing:
         role = self._formats.communication
         if role is None or any(v.id not in self._exchangeable or v.combine != "sum" for v in terms):
             return None
-        return Carried(role, f"communication {terms[0].id}", self._salt())
+        first = terms[0]
+        return Carried(role, f"communication {self._streams.first(first)}", self._streams.number("carried", first))
 
     def exchangeable(self, value: Value) -> None:
         """Messages may carry this value in the format of communication."""
@@ -127,10 +131,12 @@ class Storing:
 
     def moved(self, source: Value, output: Value) -> None:
         """`output` has the numbers, or some of the terms, of `source`."""
+        self._streams.derived(source, output, output.layout)
         self._follow([source], output)
 
     def summed(self, term: Value, total: Value) -> Value:
         """The sum of a value's terms, as it is stored."""
+        self._streams.derived(term, total, "total")
         self._follow([term], total)
         waiting = self._waiting.get(term.id)
         return total if waiting is None else self._round(total, *waiting)
@@ -140,6 +146,7 @@ class Storing:
         self._waiting = {i: waiting for i, waiting in self._waiting.items() if i < n_values}
         self._exchangeable = {i for i in self._exchangeable if i < n_values}
         self._sent = {i: value for i, value in self._sent.items() if i < n_values and value.id < n_values}
+        self._streams.roll_back(n_values)
 
     def _follow(self, sources: Iterable[Value], output: Value) -> None:
         for source in sources:
@@ -148,15 +155,12 @@ class Storing:
             if source.id in self._waiting and output.layout.partial:
                 self._waiting[output.id] = self._waiting[source.id]
 
-    def _salt(self) -> int:
-        self._n_streams += 1
-        return SALT + self._n_streams
-
-    def _round(self, value: Value, role: RoleFormat, key: str) -> Value:
+    def _round(self, value: Value, role: RoleFormat, key: str, what: str = "stored") -> Value:
         output = self._low.value(value.shape, value.dtype, value.layout, value.combine)
         self._exchangeable.add(output.id)
+        self._streams.derived(value, output, what)
         self._low.compute(
-            rounded, (value, role, *self._placed(value, role, key)), [output], op_class=ROUNDED,
+            rounded, (value, role, *self._placed(value, role, key, what)), [output], op_class=ROUNDED,
             attributes={"number_format": role.number_format.name}, takes_empty=True,
         )  # fmt: skip
         return output
@@ -164,18 +168,18 @@ class Storing:
     def _convert(self, values: Sequence[Value], role: RoleFormat, keys: Sequence[str]) -> tuple[Value, ...]:
         outputs = [self._low.value(v.shape, v.dtype, v.layout) for v in values]
         self._exchangeable.update(output.id for output in outputs)
-        places = [list(self._placed(v, role, key)) for v, key in zip(values, keys, strict=True)]
+        places = [list(self._placed(v, role, key, "stored")) for v, key in zip(values, keys, strict=True)]
         return self._low.compute(
             _all_rounded, (list(values), role, places), outputs, op_class=CONVERTED,
             attributes={"number_format": role.number_format.name}, takes_empty=True,
         )  # fmt: skip
 
-    def _placed(self, value: Value, role: RoleFormat, key: str) -> tuple[Any, ...]:
+    def _placed(self, value: Value, role: RoleFormat, key: str, what: str) -> tuple[Any, ...]:
         """(running maximum, ranges of the block, what it is a block of, seed)."""
         ranges = {split.dim: LocalRange(value, split.dim) for split in value.layout.splits}
         segments = {split.dim: split.segments for split in value.layout.splits if split.segments > 1}
         tracked = Tracked(key) if role.sliding else None
-        return tracked, ranges, Stream(value.shape, segments), StepSeed(self._salt())
+        return tracked, ranges, Stream(value.shape, segments), StepSeed(self._streams.number(what, value))
 
 
 def rounded(
@@ -190,7 +194,7 @@ def rounded(
         if tracker.wanted is None:
             return x
         bias = role.number_format.fitting_bias(tracker.wanted)
-    random = random_bits(tuple(x.shape), ranges, stream, seed) if role.stochastic else None
+    random = counted(tuple(x.shape), ranges, stream, seed) if role.stochastic else None
     return round_to(x, role.number_format, bias, random)
 
 
