@@ -1,6 +1,7 @@
 """What happens to a step that does not fit: refused with the arithmetic, made to fit, or timed all the same."""
 
 import re
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -8,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from test_overlap_prefetch import SPEC
 from torch import nn
 from torch.nn import functional as F
 
 from meshemu.config import parse
+from meshemu.cost.memory_use import MemoryUse
 from meshemu.emulator import prepare as preparing
 from meshemu.emulator.batches import loss_of
-from meshemu.emulator.memory_policy import memory_options
+from meshemu.emulator.memory_policy import fits, memory_options, overflow
 from meshemu.emulator.prepare import PreparedStep, prepare
 from meshemu.emulator.recording import Layout, Recorder
 from meshemu.emulator.retiming import retime
@@ -24,6 +27,7 @@ from meshemu.execute.optimizer import bind_optimizer
 from meshemu.execute.training import run_step
 from meshemu.hardware import System
 from meshemu.hardware.format_roles import formats_of
+from meshemu.mesh import flatten
 from meshemu.record.reader import open_run
 from meshemu.record.step_record import TrainingRecord
 from meshemu.runtime.local import SingleComm
@@ -95,9 +99,26 @@ def test_recomputing_that_does_not_suffice_is_refused() -> None:
         prepared(18_000, "recompute")
 
 
-def test_recomputing_refuses_formats() -> None:
-    with pytest.raises(PlanError, match="formats round are not made again"):
-        prepared(int(0.6 * most_bytes()), "recompute", formats=formats_of({"activations": "bf16"}))
+def test_recomputing_goes_with_formats() -> None:
+    formats = formats_of({"activations": {"format": "bf16", "rounding": "stochastic"}})
+    plain, model, batch = prepared(10**9, formats=formats)
+    again, _, _ = prepared(int(0.8 * plain.timed.memory.most_bytes), "recompute", formats=formats)
+    assert again.memory_remark
+    results = [run_step(step.executor(SingleComm()), model, batch, 0, 0) for step in (plain, again)]
+    assert all(torch.equal(results[0].gradients[k], results[1].gradients[k]) for k in results[0].gradients)
+
+
+def test_it_fits_to_the_byte() -> None:
+    """The second of two devices needs 12 bytes."""
+    peak = np.array([[5, 7], [0, 0], [0, 0], [4, 5], [0, 0], [0, 0]], np.int64)
+    use = MemoryUse(peak, peak[:, 1][None], ("beginning",))
+    for sram_bytes, there in ((12, True), (11, False)):
+        device = replace(SPEC, sram_bytes=sram_bytes)
+        system = System.grid(rows=1, cols=2, bandwidth="1 GB/s", latency="1 us", device=device)
+        assert fits(use, system) is there
+        words = overflow(use, flatten(system), system)
+        assert words == f"device (0,1) needs 12 B of {sram_bytes} B: weights 7 B + activations 5 B"
+    assert fits(use, System.grid(rows=1, cols=2, bandwidth="1 GB/s", latency="1 us"))
 
 
 def test_allowed_is_said() -> None:

@@ -1,5 +1,6 @@
 """Activations that are made again: the same bits, more work, less memory."""
 
+from operator import getitem
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,34 @@ def test_only_what_the_backward_pass_reads_is_made_again() -> None:
     assert all(copy.users for copy in changed.copies)
     assert [node.name for node in passes_of(changed)[0]] == [node.name for node in passes_of(graph)[0]]
     assert not recomputed(graph, ()).copies
+
+
+def test_what_cannot_be_dropped() -> None:
+    """Results of the step, and what every stage makes itself because no parameter is in it."""
+
+    class Positions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.linear = nn.BatchNorm1d(4), nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.linear(self.norm(x)) * torch.arange(4).cos()
+
+    graph = captured(Positions(), (torch.rand(8, 4), torch.rand(8, 4)), F.mse_loss)
+    names = {node.name for node in droppable(graph)}
+    assert "addmm" in names
+    assert "cos" in {node.name for node in graph.nodes}
+    assert names.isdisjoint({"cos", "arange"})
+    results = {graph.loss, *graph.buffers.values(), *graph.gradients.values()}
+    assert results.isdisjoint(droppable(graph))
+    again = recomputed(graph, droppable(graph))
+    assert len(again.copies) > 2
+    assert all(again.origins[copy] is original for copy, original in again.copies.items())
+    made = [node.name for node in again.nodes[0].graph.nodes if "_again" in node.name]
+    assert sorted(made) == sorted(copy.name for copy in again.copies), "each once"
+    items = [node for node in droppable(graph) if node.target is getitem]
+    originals = {original.name for original in recomputed(graph, items).copies.values()}
+    assert originals == {item.name for item in items} | {item.args[0].name for item in items}, "and what they are of"
 
 
 def test_nothing_to_drop_without_a_backward_pass() -> None:

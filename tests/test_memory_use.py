@@ -22,7 +22,7 @@ from meshemu.workload.formats.storage import storage_of
 from meshemu.workload.layout import Layout
 from meshemu.workload.memory import memory_use
 from meshemu.workload.receive_buffers import ReceiveBuffers
-from meshemu.workload.spmd import Collective, Value
+from meshemu.workload.spmd import Collective, PushAdd, Value
 
 ATTENTION = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True, dropout=0.1).double()
 CONVOLUTION = nn.Sequential(
@@ -125,6 +125,16 @@ def test_buffers_for_terms_that_arrive(algorithm: str, chunks: int | None) -> No
         receives = np.unique(schedule.dst[schedule.reduce])
         assert (bytes_[receives] > 0).all()
         assert (np.delete(bytes_, receives) == 0).all()
+
+
+def test_windows_arrive_where_their_blocks_are() -> None:
+    """A kernel of 2 x 1 on two halves of 8 rows: device 0 reads a row of device 1, which gets its gradient back."""
+    model = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.Conv2d(1, 1, (2, 1), bias=False)).double()
+    step = partitioned(captured(model, (images(1, 1, 8, 6), images(1, 1, 7, 6)), F.mse_loss), {"spatial": [2, 1]}, 2, 1)
+    (pushed,) = (one for one in step.spmd.instructions if isinstance(one, PushAdd))
+    arriving = ReceiveBuffers(step.plan, storage_of(step.spmd)).most_bytes(pushed, None)
+    assert arriving is not None
+    assert arriving.tolist() == [0, 6 * 8]
 
 
 def test_gathering_needs_no_buffer() -> None:

@@ -21,7 +21,7 @@ def cut_dims(spmd: Spmd, name: str) -> list[int]:
     return [split.dim for split in spmd.inputs[name].layout.splits]
 
 
-@pytest.mark.parametrize("shape, dims", [((3, 12), [0]), ((12, 3), [1]), ((2, 2), [])])
+@pytest.mark.parametrize("shape, dims", [((3, 12), [0]), ((12, 3), [1]), ((3, 3), [0]), ((2, 2), [])])
 def test_a_shard_is_of_the_largest_dim_that_is_as_large_as_the_axis(shape: tuple[int, int], dims: list[int]) -> None:
     """A Linear of (in, out) has a weight of (out, in); one with no dim as large as the axis is stored whole."""
     spmd = spmd_of(nn.Linear(*shape), images(8, shape[0]), {"shard": 3}, 3)

@@ -1,5 +1,7 @@
 """Peak memory by liveness, on examples small enough to count by hand."""
 
+from dataclasses import replace
+
 import torch
 from models_under_test import captured, classes, grid, images, partitioned
 from torch.nn import functional as F
@@ -42,6 +44,22 @@ def test_peak_counted_by_hand() -> None:
     for states in (0, 2):
         peak = memory_use(by_hand(), plan, 3, {"w": states}, VIEWS).total_bytes
         assert peak.tolist() == [resident * (1 + states) + 2 * 52, resident * (1 + states) + 52, 0]
+
+
+def test_positions_are_devices_of_the_plan() -> None:
+    """Position 0, with two of the three samples, is device 2 here, and the timeline is its own."""
+    plan = replace(make_plan({"data": 2}, flatten(grid(1, 3))), devices=(2, 0))
+    use = memory_use(by_hand(), plan, 3, {}, VIEWS)
+    assert use.total_bytes.tolist() == [40 + 52, 0, 40 + 2 * 52]
+    assert use.busiest == 2
+    assert use.live_bytes.sum(axis=1).tolist() == [40 + 32, 40 + 96, 40 + 64, 40 + 104, 40 + 40 + 4]
+
+
+def test_what_two_threads_may_hold() -> None:
+    """What an operator reads is held until the next one has run: x, a and b at once, and b at the end."""
+    plan = make_plan({"data": 2}, flatten(grid(1, 3)))
+    use = memory_use(by_hand(), plan, 3, {}, VIEWS, compute_threads=2)
+    assert use.live_bytes.sum(axis=1).tolist() == [40 + 32, 40 + 96, 40 + 96, 40 + 136, 40 + 104 + 4]
 
 
 def test_a_cut_batch_needs_less_and_state_is_held_by_all() -> None:

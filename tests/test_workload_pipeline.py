@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from models_under_test import Loss, Partitioned, Step, assert_close, assert_same_step, captured, classes, grid, images
+from shared_captures import Captures
 from test_execute_bytes import moved, of_program
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -37,6 +38,7 @@ from meshemu.workload.samples import first_samples, with_micro_batches
 from meshemu.workload.spmd import Fetch
 
 STEPS = 5
+CAPTURES = Captures()
 
 
 class Mixing(nn.Module):
@@ -133,9 +135,10 @@ def test_parity_with_plain_gradient_accumulation(name: str, plan: dict[str, Any]
         optimizer.zero_grad()
         losses.append(float(accumulate(plain, batch, loss_fn, plan["micro_batches"])))
         optimizer.step()
-    result = meshemu.emulate(
-        emulated, batch, loss_fn, optimizer=sgd, system=grid(*shape), plan=plan, steps=STEPS, clip_norm=None
-    )
+    with CAPTURES.of(name):
+        result = meshemu.emulate(
+            emulated, batch, loss_fn, optimizer=sgd, system=grid(*shape), plan=plan, steps=STEPS, clip_norm=None
+        )
     assert losses[-1] != losses[0]
     assert result.losses == pytest.approx(losses, rel=1e-10, abs=0)
     for name, wanted in plain.state_dict().items():
@@ -148,7 +151,8 @@ def test_clipped_by_the_norm_over_all_stages() -> None:
     accumulate(plain, batch, loss_fn, 2)
     norm = torch.nn.utils.clip_grad_norm_(plain.parameters(), 0.1)
     plan = {"pipeline": 2, "shard": 2, "micro_batches": 2}
-    result = meshemu.emulate(emulated, batch, loss_fn, system=grid(2, 2), plan=plan, clip_norm=0.1)
+    with CAPTURES.of("tied"):
+        result = meshemu.emulate(emulated, batch, loss_fn, system=grid(2, 2), plan=plan, clip_norm=0.1)
     assert result.gradient_norms == pytest.approx([float(norm)], rel=1e-10)
     for parameter_name, parameter in plain.named_parameters():
         assert parameter.grad is not None
@@ -162,10 +166,11 @@ def test_random_numbers_are_those_of_any_other_plan(order: str) -> None:
     batch = images(8, 6), classes(8)
 
     def losses(plan: dict[str, Any], shape: tuple[int, int]) -> list[float]:
-        return meshemu.emulate(
-            copy.deepcopy(model), batch, F.cross_entropy, optimizer=sgd, system=grid(*shape), plan=plan, steps=3,
-            micro_batches=4,
-        ).losses  # fmt: skip
+        with CAPTURES.of("two dropouts"):
+            return meshemu.emulate(
+                copy.deepcopy(model), batch, F.cross_entropy, optimizer=sgd, system=grid(*shape), plan=plan, steps=3,
+                micro_batches=4,
+            ).losses  # fmt: skip
 
     alone = losses({"data": 1}, (1, 1))
     assert losses({"pipeline": 3, "order": order}, (1, 3)) == pytest.approx(alone, rel=1e-12)
@@ -207,10 +212,11 @@ def test_bits_do_not_depend_on_ranks(
     make, batch, loss_fn = MODELS[name]
 
     def outcome(model: nn.Module, comm: Any) -> list[Any]:
-        result = meshemu.emulate(
-            model, batch, loss_fn, optimizer=sgd, system=grid(*shape), plan=plan, steps=2, seed=5, clip_norm=1.0,
-            comm=comm,
-        )  # fmt: skip
+        with CAPTURES.of(name):
+            result = meshemu.emulate(
+                model, batch, loss_fn, optimizer=sgd, system=grid(*shape), plan=plan, steps=2, seed=5, clip_norm=1.0,
+                comm=comm,
+            )  # fmt: skip
         state = {key: tensor.flatten().tolist() for key, tensor in model.state_dict().items()}
         return [result.losses, result.gradient_norms, state, result.time_ps]
 

@@ -7,7 +7,8 @@ import numpy as np
 
 from meshemu.comm import Comm
 from meshemu.cost import durations_ps
-from meshemu.cost.ingest import release_ps
+from meshemu.cost.interfaces import interfaces_of
+from meshemu.cost.threads import units_of
 from meshemu.emulator.build_step import BuiltStep
 from meshemu.emulator.timed_step import TimingOptions
 from meshemu.errors import InputError, PlanError
@@ -16,6 +17,7 @@ from meshemu.mesh import Mesh
 from meshemu.network import time_program
 from meshemu.program.ir import OpKind
 from meshemu.program.loads import lower_bound_ps
+from meshemu.program.units import NO_UNIT, Unit
 from meshemu.units import format_bytes, format_time
 from meshemu.workload.plan import PIPELINE, Plan
 
@@ -84,16 +86,20 @@ def _memory(tried: _Tried, system: System) -> str:
 
 
 def _time_ps(step: BuiltStep, mesh: Mesh, system: System, options: TimingOptions, comm: Comm) -> int:
-    """Time of a step; of a large one, compute of the busiest device plus what its messages take at least."""
+    """Time of a step; of a large one, compute of the busiest device plus what its messages take at least, or what its
+    busiest interface processor takes.
+    """
     program = step.program
-    durations = durations_ps(program, system.device, options.costs)
+    durations = durations_ps(program, system.device, options.costs, interfaces_of(system))
     if program.n_messages <= MOST_MESSAGES:
         timing = time_program(
             program, mesh, durations, packet_bytes=options.packet_bytes, order=options.routing, timeline_bins=0,
-            release_ps=release_ps(program, system), comm=comm,
+            units=units_of(program, options.threads), comm=comm,
         )  # fmt: skip
         return timing.end_ps
-    computes = program.kind == OpKind.COMPUTE
-    busy = np.zeros(program.n_devices, np.int64)
-    np.add.at(busy, program.device[computes], np.asarray(durations, np.int64)[computes])
-    return int(busy.max(initial=0)) + lower_bound_ps(program, mesh)
+    unit = units_of(program, options.threads).of_op
+    counted = np.flatnonzero((unit != NO_UNIT) & (program.kind != OpKind.REDUCE))
+    busy = np.zeros((program.n_devices, max(len(Unit), int(unit.max(initial=0)) + 1)), np.int64)
+    np.add.at(busy, (program.device[counted], unit[counted]), np.asarray(durations, np.int64)[counted])
+    computing, at_interfaces = (int(part.max(initial=0)) for part in np.split(busy, [len(Unit)], axis=1))
+    return max(computing + lower_bound_ps(program, mesh), at_interfaces)

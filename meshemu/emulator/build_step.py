@@ -1,6 +1,6 @@
 """From a captured graph and a plan to everything that timing and execution start from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,34 +8,44 @@ from numpy.typing import NDArray
 
 from meshemu.collectives import Schedule
 from meshemu.cost import Update, Work, combine_cost, work_ps
-from meshemu.cost.ingest import interface_rates
+from meshemu.cost.interfaces import interface_rates
 from meshemu.cost.memory_use import MemoryUse
 from meshemu.cost.op_classes import VIEWS
 from meshemu.hardware import DeviceSpec, System
 from meshemu.hardware.format_roles import NONE, Formats
 from meshemu.mesh import Mesh
-from meshemu.mesh.interfaces import interface_devices
+from meshemu.mesh.interfaces import interface_devices, interface_numbers
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import Program
 from meshemu.workload.choice import choose_schedules
 from meshemu.workload.emission import build_program
-from meshemu.workload.formats.storage import storage_of
 from meshemu.workload.graph import Graph
 from meshemu.workload.ingest import add_ingest, needed_bytes, pieces_of_batch
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.partitioning import partition
 from meshemu.workload.plan import Plan
+from meshemu.workload.spill import Spill
+from meshemu.workload.spill_emission import Spilled
 from meshemu.workload.spmd import Spmd
 from meshemu.workload.stage_costs import OpCost, flops_and_bytes
 
-__all__ = ["BuiltStep", "PlacedStep", "StepOptions", "build_step", "op_cost", "place_step", "with_program"]
+__all__ = [
+    "BuiltStep",
+    "PlacedStep",
+    "StepOptions",
+    "build_step",
+    "memory_walk",
+    "op_cost",
+    "place_step",
+    "with_program",
+]
 
 
 @dataclass(frozen=True, eq=False)
 class StepOptions:
     """How a step is partitioned, whatever the plan. updates: parameter name -> what its optimizer's update costs; the
     others as in `partition` and `choose_schedules`. ingest_edges: of the mesh, where batches come in, () if they do not
-    have to. prefetch: modules ahead of their use for which sharded parameters are pooled.
+    have to. prefetch: modules ahead of their use for which sharded parameters are pooled. compute_threads: of a device.
     """
 
     updates: Mapping[str, Update]
@@ -47,16 +57,20 @@ class StepOptions:
     formats: Formats = NONE
     ingest_edges: tuple[str, ...] = ()
     prefetch: int = 1
+    compute_threads: int = 1
 
 
 @dataclass(frozen=True, eq=False)
 class PlacedStep:
-    """One step partitioned under one plan: what its devices hold is known, its Program is not built yet."""
+    """One step partitioned under one plan: what its devices hold is known, its Program is not built yet. spilled: what
+    leaves their memory for a while.
+    """
 
     plan: Plan
     spmd: Spmd
     schedules: Mapping[int, Schedule]
     memory: MemoryUse
+    spilled: Spilled | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,14 +100,21 @@ def with_program(placed: PlacedStep, mesh: Mesh, system: System, options: StepOp
     def ingest(builder: ProgramBuilder) -> None:
         if options.ingest_edges:
             interface_rates(system)
-            interfaces = interface_devices(mesh, options.ingest_edges, system.figure("interface.per_edge").number)
-            needed = needed_bytes(placed.spmd, placed.plan)
-            storage, values = storage_of(placed.spmd), placed.spmd.inputs.values()
-            floating = (storage.number_format(v) for v in values if v.dtype.is_floating_point)
-            add_ingest(builder, pieces_of_batch(needed, interfaces, mesh), interfaces, next(floating, "fp32"))
+            where = mesh, options.ingest_edges, system.figure("interface.per_edge").number
+            beside = interface_devices(*where)
+            pieces = pieces_of_batch(needed_bytes(placed.spmd, placed.plan), beside, mesh)
+            add_ingest(builder, pieces, beside, interface_numbers(*where))
 
     program = build_program(
-        placed.spmd, placed.plan, mesh.n_devices, placed.schedules, options.updates, options.prefetch, ingest
+        placed.spmd,
+        placed.plan,
+        mesh.n_devices,
+        placed.schedules,
+        options.updates,
+        options.prefetch,
+        ingest,
+        options.compute_threads,
+        placed.spilled,
     )
     return BuiltStep(placed.plan, placed.spmd, placed.schedules, program, placed.memory)
 
@@ -115,10 +136,28 @@ def place_step(graph: Graph, plan: Plan, mesh: Mesh, system: System, options: St
         return combine_cost(system.device, number_format)(size_bytes)
 
     schedules = choose_schedules(spmd, plan, mesh, options.collective, combine)
+    memory = memory_walk(spmd, plan, schedules, options).use(mesh.n_devices)
+    return PlacedStep(plan, spmd, schedules, memory)
+
+
+def memory_walk(
+    spmd: Spmd, plan: Plan, schedules: Mapping[int, Schedule], options: StepOptions, spills: Sequence[Spill] = ()
+) -> MemoryWalk:
+    """What devices hold over a step."""
     states = {name: update.n_states for name, update in options.updates.items()}
     rounded = {n: sum(u.state_itemsizes) for n, u in options.updates.items() if u.state_itemsizes is not None}
-    memory = memory_use(spmd, plan, mesh.n_devices, states, VIEWS, rounded, schedules, options.prefetch)
-    return PlacedStep(plan, spmd, schedules, memory)
+    return MemoryWalk(
+        spmd,
+        plan,
+        states,
+        VIEWS,
+        rounded,
+        schedules,
+        options.prefetch,
+        options.compute_threads,
+        bool(options.ingest_edges),
+        spills,
+    )
 
 
 def op_cost(device: DeviceSpec | None, n_devices: int) -> OpCost:

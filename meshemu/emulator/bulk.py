@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.emulator.timed_step import TimedStep
-from meshemu.mesh import Order, routes
+from meshemu.mesh import Order, message_routes
+from meshemu.program.trees import message_trees
 from meshemu.record.step_record import MessageRecord
 from meshemu.record.writer import RunWriter
 from meshemu.units import format_bytes
@@ -91,5 +92,7 @@ def _messages_bytes(timed: TimedStep) -> int:
 
 def _hops(timed: TimedStep, order: Order) -> NDArray[np.int32]:
     """Links on the route of every message, int32[n_messages]; in a tree, those from its source to its target."""
-    way = routes(timed.mesh, timed.program.src, timed.program.dst, order)
+    program = timed.program
+    in_tree = ~message_trees(program).alone
+    way = message_routes(timed.mesh, program.src, program.dst, program.size_bytes, order, stays=in_tree)
     return np.diff(way.route_ptr)[way.index].astype(np.int32)

@@ -13,8 +13,11 @@ from meshemu.record.reader import Run
 
 __all__ = ["Setting", "changed_setting", "hardware_figures", "timing_options_of"]
 
-TIMING_KEYS = ("packet_bytes", "routing", "timeline_bins", "fusion", "calibration")
+TIMING_KEYS = ("packet_bytes", "routing", "timeline_bins", "fusion", "calibration", "communication_threads")
 """What of [timing] a stored Program leaves open."""
+
+INTERFACES_SINCE = 4
+"""Version of the file layout that tells what ops at interface processors do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +40,7 @@ def changed_setting(stored: Run, overrides: Sequence[str]) -> Setting:
         key, _ = key_and_value(override)
         if key.startswith("timing.") and key.removeprefix("timing.") not in TIMING_KEYS:
             raise InputError(f"--set {override}: {key} cannot be changed here; valid: {', '.join(TIMING_KEYS)}")
+    _check_ingest(stored)
     system = System.from_json(stored.system_json)
     changed = system.override(figures) if figures else system
     if (changed.rows, changed.cols) != (system.rows, system.cols):
@@ -50,6 +54,17 @@ def changed_setting(stored: Run, overrides: Sequence[str]) -> Setting:
         for name, value in figures.items():
             _put(document["system"], name, value)
     return Setting(changed, options, toml_text(document | options.tables()))
+
+
+def _check_ingest(stored: Run) -> None:
+    """Raises InputError for a Program whose ingest cannot be timed again: earlier layouts had its figures in labels."""
+    if stored.schema_version < INTERFACES_SINCE and any(
+        label.startswith("ingest interface ") for label in stored.program().labels
+    ):
+        raise InputError(
+            f"{stored.path}: its schema_version is {stored.schema_version}, and only from {INTERFACES_SINCE} on can "
+            "the ingest of a stored Program be timed again: run it again instead"
+        )
 
 
 def hardware_figures(overrides: Sequence[str], sections: Sequence[str]) -> tuple[dict[str, object], list[str]]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from meshemu.comm import Comm
 from meshemu.config import Config
+from meshemu.emulator.configured_system import system_of
 from meshemu.emulator.root import on_root
 from meshemu.execute.evaluation import HeldOut, held_out
 from meshemu.execute.optimizer import Optimizer, make_optimizer
@@ -90,17 +91,6 @@ def parts_of(settings: Config) -> Parts:
     if training.schedule is not None:
         schedule = make_schedule(optimizer, training.schedule.model_dump(), training.steps)
     return Parts(settings, system, model, dataset, load_loss(training.loss, model), optimizer, schedule)
-
-
-def system_of(settings: Config) -> System:
-    """The hardware that the [system] section describes."""
-    section = settings.system
-    if section.grid is not None:
-        grid = section.grid
-        system = System.grid(rows=grid.rows, cols=grid.cols, bandwidth=grid.bandwidth, latency=grid.latency)
-    else:
-        system = System.preset(section.preset or "dojo-tile", devices=section.devices, figures=section.figures)
-    return system.override(section.overrides) if section.overrides else system
 
 
 def _workload(settings: Config) -> tuple[Module, Dataset]:

@@ -1,11 +1,12 @@
 """Make a step fit into the memory of its devices as `[memory] when_full` says, or refuse it and say what would help."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from meshemu.cost.memory_use import MEMORY_CATEGORIES, MemoryUse
-from meshemu.emulator.build_step import BuiltStep, PlacedStep, StepOptions, op_cost, place_step, with_program
+from meshemu.emulator.build_step import PlacedStep, StepOptions, op_cost, place_step
 from meshemu.emulator.memory_policy import MemoryOptions, capacity_bytes, fits, overflow, refuse
+from meshemu.emulator.spilling import spilling
 from meshemu.errors import PlanError
 from meshemu.hardware import System
 from meshemu.mesh import Mesh
@@ -24,14 +25,13 @@ TIGHTER = (1.0, 0.75, 0.5)
 @dataclass(frozen=True, eq=False)
 class Fitting:
     """What a step is fitted to and with. graph: of the step, or of one of its micro-batches. settings: as it was built
-    with. graph_of: number of samples -> the graph of a smaller batch; batch_size: of the whole one.
+    with. batch_size: of the whole batch.
     """
 
     graph: Graph
     mesh: Mesh
     system: System
     settings: StepOptions
-    graph_of: Callable[[int], Graph]
     batch_size: int
 
     def placed(self, graph: Graph, plan: Plan) -> PlacedStep:
@@ -43,11 +43,11 @@ class Fitting:
 class Fitted:
     """A step that may be timed; remark: what was done for its memory, "" if nothing had to be."""
 
-    step: BuiltStep
+    step: PlacedStep
     remark: str = ""
 
 
-def fitted(step: BuiltStep, given: Fitting, options: MemoryOptions) -> Fitted:
+def fitted(step: PlacedStep, given: Fitting, options: MemoryOptions) -> Fitted:
     """`step` if it fits, else what `options` make of it. Raises PlanError where that is nothing."""
     if fits(step.memory, given.system):
         return Fitted(step)
@@ -57,22 +57,22 @@ def fitted(step: BuiltStep, given: Fitting, options: MemoryOptions) -> Fitted:
     if options.when_full == "recompute":
         placed, how = _recomputing(step, given)
         if fits(placed.memory, given.system):
-            built = with_program(placed, given.mesh, given.system, given.settings)
-            return Fitted(built, f"memory: {how.describe()}, since {words}")
+            return Fitted(placed, f"memory: {how.describe()}, since {words}")
         words = f"{overflow(placed.memory, given.mesh, given.system)}, although {how.describe()}"
-    raise refuse(words, _advice(step, given, options), given.system)
+    elif options.when_full == "spill":
+        placed, done = spilling(step, given.mesh, given.system, given.settings, options)
+        if fits(placed.memory, given.system):
+            return Fitted(placed, f"memory: {done}, since {words}")
+        words = f"{overflow(placed.memory, given.mesh, given.system)}, although {done}"
+    raise refuse(words, list(_advice(step, given, options)))
 
 
-def _recomputing(step: BuiltStep, given: Fitting) -> tuple[PlacedStep, Recomputation]:
+def _recomputing(step: PlacedStep, given: Fitting) -> tuple[PlacedStep, Recomputation]:
     """The cheapest way found to make activations again so that the step fits, else the one that needs least memory.
 
     Raises PlanError where nothing can be made again.
     """
     words = overflow(step.memory, given.mesh, given.system)
-    if given.settings.formats:
-        raise PlanError(
-            f"memory: {words}; memory.when_full = recompute: values that formats round are not made again"
-        )
     capacity = capacity_bytes(given.system) or 0
     cost = op_cost(given.system.device, step.plan.n_positions // step.plan.n_stages)
     share = _share_left(step.memory, capacity)
@@ -97,21 +97,22 @@ def _share_left(use: MemoryUse, capacity: int) -> float:
     return max(capacity - staying, 0) / max(int(at_peak.sum()) - staying, 1)
 
 
-def _advice(
-    step: BuiltStep, given: Fitting, options: MemoryOptions
-) -> Iterator[tuple[str, Callable[[], MemoryUse]]]:
-    """Changes that may help, each with the memory that the step then needs."""
-    plan = step.plan
+def _advice(step: PlacedStep, given: Fitting, options: MemoryOptions) -> Iterator[str]:
+    """Changes with which it should fit, by arithmetic on what is known: a trial would take as long as the step did."""
+    plan, use, capacity = step.plan, step.memory, capacity_bytes(given.system) or 0
+    at_peak = use.peak_bytes[:, use.busiest]
     if plan.has("data") and not plan.has("shard"):
-        axes = tuple(replace(axis, name="shard") if axis.name == "data" else axis for axis in plan.axes)
-        sharded = replace(plan, axes=axes)
-        yield (
-            f"plan.shard = {plan.size(('data',))} in place of plan.data",
-            lambda: given.placed(given.graph, sharded).memory,
-        )
-    if options.when_full == "refuse" and not given.settings.formats:
-        yield "memory.when_full = recompute", lambda: _recomputing(step, given)[0].memory
-    parts, share = plan.size(plan.batch_axes), _share_left(step.memory, capacity_bytes(given.system) or 0)
-    samples = int(-(-given.batch_size // parts) * min(share, 1.0)) * parts
+        parts = plan.size(("data",))
+        staying = int(at_peak[_STAYING].sum())
+        if use.most_bytes - staying + staying // parts <= capacity:
+            yield f"plan.shard = {parts} in place of plan.data"
+    share = _share_left(use, capacity)
+    if options.when_full == "refuse" and share > 0:
+        most = int(held_bytes(given.graph) * share)
+        cost = op_cost(given.system.device, plan.n_positions // plan.n_stages)
+        if any(found.estimate_bytes <= most for found in candidates(given.graph, most, cost)):
+            yield "memory.when_full = recompute"
+    parts = plan.size(plan.batch_axes)
+    samples = int(given.batch_size / parts * min(share, 1.0)) * parts
     if given.settings.micro_batches == 1 and 0 < samples < given.batch_size:
-        yield f"a batch of {samples} samples or less", lambda: given.placed(given.graph_of(samples), plan).memory
+        yield f"a batch of {samples} samples or less"

@@ -6,13 +6,15 @@ from functools import cache
 from typing import Any
 
 from meshemu.comm import Comm
-from meshemu.cost.ingest import interface_rates
+from meshemu.cost.interfaces import interface_rates
 from meshemu.emulator.auto_plan import choose_plan
-from meshemu.emulator.build_step import BuiltStep, StepOptions, build_step
+from meshemu.emulator.build_step import BuiltStep, PlacedStep, StepOptions, build_step, place_step, with_program
 from meshemu.emulator.fitting import Fitting, fitted
-from meshemu.emulator.memory_policy import REFUSE, MemoryOptions, check_resident
+from meshemu.emulator.least_memory import check_least
+from meshemu.emulator.memory_policy import REFUSE, MemoryOptions
 from meshemu.emulator.prepared_step import OfPreparedStep, PreparedStep
 from meshemu.emulator.recaptured import PreparedSteps, Recaptured
+from meshemu.emulator.spilling import check_spilling
 from meshemu.emulator.timed_step import TimingOptions, time_step
 from meshemu.errors import DataDependentError
 from meshemu.execute.number_formats import check_formats, stored_updates
@@ -27,8 +29,8 @@ from meshemu.workload.graph import Graph
 from meshemu.workload.pipeline_candidates import pipeline_candidates
 from meshemu.workload.placement import make_plan
 from meshemu.workload.plan import PIPELINE, Plan
-from meshemu.workload.samples import batch_size_of, first_of_batch, first_samples, with_micro_batches
-from meshemu.workload.step_maths import StepFunction, StepMaths, checked_maths
+from meshemu.workload.samples import batch_size_of, first_samples, with_micro_batches
+from meshemu.workload.step_maths import StepFunction, StepMaths, checked_maths, maths_of
 
 __all__ = ["Capture", "FirstStep", "OfPreparedStep", "PreparedStep", "prepare"]
 
@@ -83,17 +85,20 @@ def prepare(
     mesh = flatten(system)
     if ingest_edges:
         interface_rates(system)
+    if memory.when_full == "spill":
+        check_spilling(system)
     regions(mesh.rows, mesh.cols, comm.size)  # refuses more ranks than devices before the work of capturing
     placed = None if plan == "auto" else make_plan(plan, mesh)
     if placed is not None and placed.has(PIPELINE):
         placed = with_micro_batches(placed, batch, micro_batches) if gradients else replace(placed, micro_batches=1)
         micro_batches = placed.micro_batches or 1
     updates = stored_updates(updates_of(model, optimizer), formats)
-    if placed is not None and memory.when_full != "allow":
-        check_resident(model, updates, placed, system)
-    maths, leaves = checked_maths(
-        model, first_samples(batch, micro_batches), step, gradients=gradients, autocast_dtype=autocast_dtype
-    )
+    part, n_samples = first_samples(batch, micro_batches), batch_size_of(batch)
+    check_least(
+        *maths_of(model, part, step, gradients=gradients, autocast_dtype=autocast_dtype), updates, placed,
+        int(mesh.alive.sum()), system, memory, formats, n_samples if micro_batches == 1 else None,
+    )  # fmt: skip
+    maths, leaves = checked_maths(model, part, step, gradients=gradients, autocast_dtype=autocast_dtype)
     settings = StepOptions(
         updates,
         options.collective,
@@ -104,16 +109,13 @@ def prepare(
         formats,
         ingest_edges,
         options.prefetch,
+        options.threads.compute,
     )
-
-    n_samples = batch_size_of(batch)
 
     @cache
     def graph_of(count: int) -> Graph:
         """The graph of one of so many micro-batches."""
-        return captured(first_samples(batch, count))
-
-    def captured(part: Any) -> Graph:
+        part = first_samples(batch, count)
         return capture(*checked_maths(model, part, step, gradients=gradients, autocast_dtype=autocast_dtype))
 
     def built(graph: Graph, wanted: Plan | None) -> PreparedStep:
@@ -126,14 +128,15 @@ def prepare(
             return build_step(part, tried, mesh, system, its_settings)
 
         if wanted is not None:
-            one, reason = build(wanted), ""
+            its_graph, its_settings = part_of(wanted)
+            chosen, reason = place_step(its_graph, wanted, mesh, system, its_settings), ""
         else:
             plans = [*candidates(graph, mesh), *pipeline_candidates(graph, mesh, batch, micro_batches)]
-            one, reason = choose_plan(plans, build, mesh, system, options, comm)
-        part, its_settings = part_of(one.plan)
-        given = Fitting(part, mesh, system, its_settings, lambda n: captured(first_of_batch(batch, n)), n_samples)
-        fit = fitted(one, given, memory)
-        one = fit.step
+            fastest, reason = choose_plan(plans, build, mesh, system, options, comm)
+            its_graph, its_settings = part_of(fastest.plan)
+            chosen = PlacedStep(fastest.plan, fastest.spmd, fastest.schedules, fastest.memory)
+        fit = fitted(chosen, Fitting(its_graph, mesh, system, its_settings, n_samples), memory)
+        one = with_program(fit.step, mesh, system, its_settings)
         timed = time_step(one.program, system, one.peak_memory_bytes, options, comm, one.memory)
         return PreparedStep(one.plan, one.spmd, one.schedules, timed, reason, formats, fit.remark)
 

@@ -15,7 +15,7 @@ from meshemu.comm import Comm
 from meshemu.config import Config, load, to_toml
 from meshemu.emulator.bulk import BulkOptions
 from meshemu.emulator.checkpointing import Boundary
-from meshemu.emulator.configured import parts_of, system_of
+from meshemu.emulator.configured import Parts, parts_of, system_of
 from meshemu.emulator.memory_policy import MemoryOptions
 from meshemu.emulator.prepare import Capture, FirstStep, PreparedStep, prepare
 from meshemu.emulator.recording import Layout, Recorder
@@ -34,7 +34,7 @@ from meshemu.runtime.mpi import as_comm
 from meshemu.runtime.stopping import stopping_in_order
 from meshemu.workload.capture import capture_maths
 
-__all__ = ["RunResult", "run", "system_of"]
+__all__ = ["RunResult", "options_of", "prepared_step", "run", "system_of"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ def run(
     ranks = as_comm(comm)
     source = Path(config) if isinstance(config, str | Path) else None
     settings = config if isinstance(config, Config) else load(config)
-    options = timing_options(TimingOptions(**settings.timing.model_dump()), settings.network.router)
+    options = options_of(settings)
     path = Path(output or settings.output.path or f"{source.stem if source else 'run'}.h5")
     if save is not None:
         _check_save(Path(save), execute, settings.output.overwrite, ranks)
@@ -90,25 +90,7 @@ def run(
     started = time.perf_counter()
     parts = parts_of(settings)
     training = settings.training
-    prepared = prepare(
-        parts.model,
-        parts.empty_batch(),
-        lambda call, batch: parts.loss(call(batch[0]), batch[1]),
-        system=parts.system,
-        plan=settings.plan if isinstance(settings.plan, str) else settings.plan.model_dump(exclude_none=True),
-        optimizer=parts.optimizer,
-        options=options,
-        comm=ranks,
-        clip_norm=training.clip_norm,
-        micro_batches=training.micro_batches,
-        strict=settings.strict,
-        formats=settings.formats,
-        memory=MemoryOptions(settings.memory.when_full),
-        ingest_edges=settings.ingest.edges if settings.ingest.enabled else (),
-        autocast_dtype=parts.autocast_dtype,
-        first=FirstStep(lambda: parts.batch(0), training.seed) if execute else None,
-        capture=capture,
-    )
+    prepared = prepared_step(parts, settings, execute=execute, comm=ranks, capture=capture)
     prepared_at = time.perf_counter()
     if prepared.reason or len(prepared.remarks) > 1:
         _say(prepared.remarks, ranks)
@@ -148,6 +130,44 @@ def run(
         file = Path(save)
         on_root(ranks, lambda: save_state(file, state_of(parts.model, parts.optimizer, parts.schedule)))
     return RunResult(path, history, prepared)
+
+
+def prepared_step(
+    parts: Parts,
+    settings: Config,
+    *,
+    execute: bool = False,
+    comm: Comm | None = None,
+    capture: Capture = capture_maths,
+) -> PreparedStep:
+    """The timed step of a configuration, without a results file. parts: of this configuration, or of one with the same
+    system, model, data and training; the others as for `run`. Raises InputError for anything wrong with it.
+    """
+    training = settings.training
+    return prepare(
+        parts.model,
+        parts.empty_batch(),
+        lambda call, batch: parts.loss(call(batch[0]), batch[1]),
+        system=parts.system,
+        plan=settings.plan if isinstance(settings.plan, str) else settings.plan.model_dump(exclude_none=True),
+        optimizer=parts.optimizer,
+        options=options_of(settings),
+        comm=as_comm(None) if comm is None else comm,
+        clip_norm=training.clip_norm,
+        micro_batches=training.micro_batches,
+        strict=settings.strict,
+        formats=settings.formats,
+        memory=MemoryOptions(settings.memory.when_full, settings.memory.spill_ahead, settings.ingest.edges),
+        ingest_edges=settings.ingest.edges if settings.ingest.enabled else (),
+        autocast_dtype=parts.autocast_dtype,
+        first=FirstStep(lambda: parts.batch(0), training.seed) if execute else None,
+        capture=capture,
+    )
+
+
+def options_of(settings: Config) -> TimingOptions:
+    """How a configuration times its step."""
+    return timing_options(TimingOptions(**settings.timing.model_dump()), settings.network.router)
 
 
 def _recorder(

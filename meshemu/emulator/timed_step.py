@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 
 from meshemu.comm import Comm
 from meshemu.cost import Assumption, CostOptions, assumptions, durations_ps, read_calibration
-from meshemu.cost.ingest import ingest_ops, release_ps
+from meshemu.cost.interfaces import interfaces_of
 from meshemu.cost.memory_use import MemoryUse
+from meshemu.cost.threads import ONE_EACH, Threads, units_of
 from meshemu.emulator.flits import announce_flits
 from meshemu.errors import InputError
 from meshemu.hardware import Router, System
@@ -18,6 +19,7 @@ from meshemu.mesh import Mesh, flatten
 from meshemu.mesh.routing import Order
 from meshemu.network import Timing, time_program
 from meshemu.network.summary import StepSummary, step_summary
+from meshemu.program.interfaces import ingest_ops
 from meshemu.program.ir import Program
 from meshemu.program.traffic import TRAFFIC, message_classes
 from meshemu.units import format_time
@@ -31,8 +33,9 @@ class TimingOptions:
 
     prefetch: modules ahead of their use for which sharded parameters are pooled (docs/memory.md). fusion: pointwise ops
     run within the op that makes what they alone read. calibration: a file of measured times of ops
-    (docs/cost-model.md). router: routers with finite buffers (docs/back-pressure.md); None: unbounded FIFOs. Raises
-    InputError for packets that do not fit the router, and for a calibration that cannot be read.
+    (docs/cost-model.md). compute_threads, communication_threads: of a device (docs/timing-model.md). router: routers
+    with finite buffers (docs/back-pressure.md); None: unbounded FIFOs. Raises InputError for packets that do not fit
+    the router, for a calibration that cannot be read, and for threads that a device does not have.
     """
 
     packet_bytes: int = 4096
@@ -43,6 +46,8 @@ class TimingOptions:
     timeline_bins: int = 64
     fusion: bool = False
     calibration: str | None = None
+    compute_threads: int = 1
+    communication_threads: int = 1
     router: Router | None = None
 
     def __post_init__(self) -> None:
@@ -50,12 +55,18 @@ class TimingOptions:
             self.router.packet_flits(self.packet_bytes)
         if self.calibration is not None:
             _ = self.costs
+        _ = self.threads
 
     @cached_property
     def costs(self) -> CostOptions:
         """How long ops take."""
         table = None if self.calibration is None else read_calibration(self.calibration)
         return CostOptions(self.fusion, table)
+
+    @property
+    def threads(self) -> Threads:
+        """How many of a device's ops are under way at a time."""
+        return Threads(self.compute_threads, self.communication_threads)
 
     def tables(self) -> dict[str, Any]:
         """The sections [timing] and [network] of a configuration that say the same."""
@@ -108,7 +119,7 @@ def time_step(
 ) -> TimedStep:
     """Time `program` on `system`; with a router, messages travel in the classes of `program.traffic`."""
     mesh = flatten(system)
-    durations = durations_ps(program, system.device, options.costs)
+    durations = durations_ps(program, system.device, options.costs, interfaces_of(system))
     router = options.router
     if router is not None and comm.rank == 0:
         announce_flits(program, mesh, router)
@@ -121,12 +132,14 @@ def time_step(
         timeline_bins=options.timeline_bins,
         router=router,
         message_class=0 if router is None else message_classes(program, router.message_classes),
-        release_ps=release_ps(program, system),
+        units=units_of(program, options.threads),
         comm=comm,
     )
     ingest = ingest_ops(program)
     summary = step_summary(program, timing, durations, ingest)
     named = assumptions(system.device, program, options.costs) + ([] if router is None else [_of_routers(router)])
+    if options.threads != ONE_EACH:
+        named.append(_of_threads(options.threads))
     if ingest.any():
         named.append(_of_ingest(int(timing.ops.end_ps[ingest].max()), summary))
     return TimedStep(system, mesh, program, timing, summary, peak_memory_bytes, tuple(named), memory)
@@ -139,6 +152,19 @@ def _of_ingest(there_ps: int, summary: StepSummary) -> Assumption:
         "ingest",
         "The batch of the next step is brought in during this one, over PCIe, interface processors and links of the "
         f"mesh; it is on its devices after {format_time(there_ps)}: {waits}.",
+    )
+
+
+def _of_threads(threads: Threads) -> Assumption:
+    """What times with more threads than one of each kind rest on."""
+    computing = (
+        "; two compute threads take a device's ops in turn and share one matrix and one vector unit, each with all of "
+        "the SRAM's bandwidth"
+    )
+    return Assumption(
+        "threads",
+        f"Each device runs {threads.compute} compute and {threads.communication} communication threads"
+        f"{computing if threads.compute > 1 else ''}.",
     )
 
 

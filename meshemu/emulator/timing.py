@@ -5,7 +5,8 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from meshemu.cost import PLAIN, CostOptions, durations_ps
-from meshemu.cost.ingest import release_ps
+from meshemu.cost.interfaces import interfaces_of
+from meshemu.cost.threads import ONE_EACH, Threads, units_of
 from meshemu.hardware import Router, System
 from meshemu.mesh import flatten
 from meshemu.mesh.routing import Order
@@ -28,13 +29,15 @@ def time(
     router: Router | None = None,
     message_class: ArrayLike | None = None,
     costs: CostOptions = PLAIN,
+    threads: Threads = ONE_EACH,
     comm: Any = None,
 ) -> Timing:
     """Virtual time of every op and message of `program` on `system`, with link contention.
 
     packet_bytes: accuracy against speed. order: dimension-ordered routing, "xy" or "yx". router: routers with finite
     buffers (docs/back-pressure.md) in place of unbounded FIFOs; message_class: there, of each message or of all (None:
-    by what messages are for, as `program.traffic` sorts them). costs: fusion and calibration of ops. comm: an mpi4py
+    by what messages are for, as `program.traffic` sorts them). costs: fusion and calibration of ops. threads: of a
+    device; a Program that emulation made is in the order of as many compute threads as it was made for. comm: an mpi4py
     communicator whose ranks share the work (default: this process alone); the result is the same for any number of
     ranks.
     """
@@ -43,13 +46,13 @@ def time(
     return time_program(
         program,
         flatten(system),
-        durations_ps(program, system.device, costs),
+        durations_ps(program, system.device, costs, interfaces_of(system)),
         packet_bytes=packet_bytes,
         order=order,
         timeline_bins=timeline_bins,
         router=router,
         message_class=message_class,
-        release_ps=release_ps(program, system),
+        units=units_of(program, threads),
         comm=as_comm(comm),
     )
 

@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.collectives import Schedule, build, check_routers, select
+from meshemu.collectives import Joined, Schedule, build, check_routers, joined, select
 from meshemu.mesh import Mesh
 from meshemu.workload.chunks import block_elements, one
 from meshemu.workload.formats.storage import storage_of
@@ -29,7 +29,7 @@ def choose_schedules(
     message's size. combine(number format, size_bytes) -> ps: cost of one combination. Raises InputError where the
     routers of the mesh cannot do what the algorithm needs.
     """
-    built: dict[tuple[str, str, tuple[int, int], tuple[int, ...]], Schedule] = {}
+    built: dict[tuple[str, str, tuple[int, int], tuple[int, ...], Joined], Schedule] = {}
     result = {}
     storage = storage_of(spmd)
     for i, instruction in enumerate(spmd.instructions):
@@ -42,14 +42,14 @@ def choose_schedules(
             itemsize, size_of = 1, storage.itemsize
         size_bytes = itemsize * block_elements(instruction.whole, plan, int(members[0, 0]), size_of)
         chosen = algorithm
+        table = _device_grid(plan, members[0], grid, absent)
         if algorithm == "auto":
-            table = _device_grid(plan, members[0], grid, absent)
             cost = partial(combine, number_format)
             chosen = select(instruction.kind, mesh, table, size_bytes, itemsize, cost)
         check_routers(instruction.kind, chosen, mesh)
-        key = (instruction.kind, chosen, grid, absent)
+        key = (instruction.kind, chosen, grid, absent, joined(mesh, table))
         if key not in built:
-            built[key] = build(instruction.kind, chosen, *grid, absent=absent, switched=mesh.switches is not None)
+            built[key] = build(instruction.kind, chosen, *grid, absent=absent, joined=key[-1])
         result[i] = built[key]
     return result
 

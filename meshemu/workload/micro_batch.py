@@ -112,6 +112,8 @@ class MicroBatch:
             self._low.n_random = self._index * self._stages.n_draws + self._stages.draws[node]
         args = pytree.tree_map_only(fx.Node, self._argument, tuple(node.args))
         kwargs = pytree.tree_map_only(fx.Node, self._argument, dict(node.kwargs))
+        if self._storing is not None:
+            self._storing.begin(node, self._index)
         result = self._operators.lower(node, self._brought_to_weight(node, args), kwargs)
         return result if self._storing is None else self._storing.node(node, result, (args, kwargs))
 

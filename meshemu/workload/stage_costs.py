@@ -25,10 +25,14 @@ def flops_and_bytes(op_class: str, number_format: str, work: Work) -> int:
 
 
 def costs_of(graph: Graph, place: Mapping[fx.Node, int], cost: OpCost) -> list[int]:
-    """Costs of the forward operators at each place, and of their shares of the backward pass."""
+    """Costs of the forward operators at each place, and of their shares of the backward pass.
+
+    What is made again counts only where it has a place of its own: it moves no cut, since where a step is cut decides
+    which values are rounded to be sent.
+    """
     costs = [0] * (max(place.values(), default=-1) + 1)
     for node in graph.nodes:
-        at = place.get(node, place.get(graph.origins.get(node, node)))
+        at = place.get(node, None if node in graph.copies else place.get(graph.origins.get(node, node)))
         if at is not None:
             costs[at] += _cost(node, cost)
     return costs

@@ -241,10 +241,13 @@ def _named_starts(
 def _assign_backward(
     graph: Graph, backward: Sequence[fx.Node], loose: Collection[fx.Node], of: dict[fx.Node, int]
 ) -> None:
-    """The stage of what a node differentiates; else gradients stay on the earliest stage that they come from."""
-    passed = set(backward)
+    """The stage of what a node differentiates or repeats; else gradients stay where the earliest of them comes from."""
+    passed = set(backward).difference(graph.copies)
     for node in backward:
         if node in loose:
+            continue
+        if node in graph.copies:
+            of[node] = of[graph.copies[node]]
             continue
         sources = [source for source in node.all_input_nodes if source in of]
         gradients = [of[source] for source in sources if source in passed]

@@ -15,7 +15,7 @@ from meshemu.errors import CaptureError
 from meshemu.workload.origins import number_backward
 from meshemu.workload.outputs import named_losses, named_metrics
 
-__all__ = ["StepFunction", "StepMaths", "autocast", "checked_maths"]
+__all__ = ["StepFunction", "StepMaths", "autocast", "checked_maths", "maths_of"]
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -127,6 +127,19 @@ class _Step(nn.Module):
         return loss, {name: g for name, g in zip(maths.trainable, found, strict=True) if g is not None}, metrics
 
 
+def maths_of(
+    model: nn.Module,
+    batch: Any,
+    step: StepFunction,
+    *,
+    gradients: bool = True,
+    autocast_dtype: torch.dtype | None = None,
+) -> tuple[StepMaths, list[Any]]:
+    """(the maths of a step of `model`, the leaves of `batch`, tensors if all is well)."""
+    leaves, spec = pytree.tree_flatten(batch)
+    return StepMaths(model, step, spec, gradients, autocast_dtype), leaves
+
+
 def checked_maths(
     model: nn.Module,
     batch: Any,
@@ -140,8 +153,7 @@ def checked_maths(
     Raises:
         CaptureError: there is nothing to train, or something is no tensor or not on the CPU.
     """
-    leaves, spec = pytree.tree_flatten(batch)
-    maths = StepMaths(model, step, spec, gradients, autocast_dtype)
+    maths, leaves = maths_of(model, batch, step, gradients=gradients, autocast_dtype=autocast_dtype)
     if gradients and not maths.trainable:
         raise CaptureError(f"{type(model).__name__} has no trainable parameter")
     for i, leaf in enumerate(leaves):
