@@ -1,6 +1,7 @@
 """What is left of a results file when a write is the last one, or fails."""
 
 import errno
+import gc
 import io
 import os
 import shutil
@@ -124,6 +125,28 @@ def test_a_file_that_is_not_finished_has_no_name_yet(case: Case, tmp_path: Path)
     path.rename(tmp_path / "kept.h5")
     case.write(path, 2)
     assert open_run(tmp_path / "kept.h5").n_steps == 1 and open_run(path).n_steps == 2
+
+
+def test_a_file_that_lacks_a_column_is_not_continued(case: Case, tmp_path: Path) -> None:
+    path = case.write(tmp_path / "run.h5", 1)
+    with h5py.File(path, "r+") as file:
+        del file["/results/links/wait_ps"]
+    content = path.read_bytes()
+    with pytest.raises(RecordError, match=r"/results/links/wait_ps is missing"):
+        RunWriter.resume(path, 2)
+    assert path.read_bytes() == content
+
+
+def test_a_closed_writer_touches_no_file_that_gets_its_descriptor(case: Case, tmp_path: Path) -> None:
+    writer = case.writer(tmp_path / "run.h5")
+    writer.append_step(case.step(0))
+    descriptor = writer._claim.descriptor
+    writer.close()
+    with (tmp_path / "other").open("wb") as other:
+        assert other.fileno() == descriptor
+        del writer
+        gc.collect()
+    assert (tmp_path / "other").read_bytes() == b""
 
 
 def test_what_was_there_is_kept_when_its_successor_cannot_be_made(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from synthetic_run import ASSUMPTIONS, CONFIG, Case, make_case
 
 from meshemu.errors import RecordError
+from meshemu.network.results import OpTimes
 from meshemu.program.ir import Program
 from meshemu.record import open_run
 from meshemu.record.schema import COLUMNS, DIMS, GROUPS
@@ -122,6 +123,41 @@ def test_categories_name_their_values(case: Case, path: Path) -> None:
                 assert len(attributes["flag_meanings"].split()) == len(attributes["flag_values"])
         assert file["/program/ops/op_class"].attrs["flag_meanings"] == "conv none reduce_sum update"
         assert file["/system/links/class"].attrs["flag_meanings"] == "link"
+
+
+def test_what_values_mean_is_what_the_file_says(case: Case, path: Path) -> None:
+    """`Run.attributes` does not read the attributes that are written for other readers."""
+    run = open_run(path)
+    with h5py.File(path, locking=False) as file:
+        for column in COLUMNS:
+            told, written = run.attributes(column.path), file[column.path].attrs
+            assert told.keys() == written.keys() & {"long_name", "units", "flag_values", "flag_meanings"}
+            assert all(np.array_equal(value, written[name]) for name, value in told.items())
+    assert run.dataset("/results/links")["busy_ps"].attrs["units"] == "ps"
+    with pytest.raises(RecordError, match="no dataset /results/none"):
+        run.attributes("/results/none")
+
+
+def test_a_run_is_what_was_committed_when_it_was_opened(case: Case, tmp_path: Path) -> None:
+    """However the file grows; each recorded step has times of its own."""
+    later = OpTimes(case.ops.start_ps + 5, case.ops.end_ps + 5)
+    with case.writer(tmp_path / "run.h5") as writer:
+        writer.append_step(case.step(0))
+        writer.write_ops(case.ops)
+        run = open_run(tmp_path / "run.h5")
+        writer.append_step(case.step(1))
+        writer.write_ops(later, step=1)
+    assert run.n_steps == len(run.steps) == len(run.column("/results/links/bytes")) == 1
+    grown = run.refresh()
+    assert grown.n_steps == len(grown.column("/results/links/bytes")) == 2
+    for step, times in ((None, case.ops), (0, case.ops), (1, later)):
+        start_ps, end_ps = grown.op_times(step)
+        assert np.array_equal(start_ps, times.start_ps) and np.array_equal(end_ps, times.end_ps)
+    with pytest.raises(ValueError, match="read-only"):
+        grown.op_times()[0][0] = 1
+    found = []
+    assert [run.once(lambda one: found.append(one)) for _ in range(2)] == [None, None] and len(found) == 2
+    assert run.once(id) == run.once(id) == id(run) != grown.once(id)
 
 
 def test_schema_covers_the_program_and_names_its_axes_and_groups() -> None:

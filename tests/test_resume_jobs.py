@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_resume_runs import CONFIG, MINE
+from test_resume_runs import CONFIG, MINE, captured
 
 import meshemu
 from meshemu.config import load
@@ -29,7 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     prepare(folder)
-    meshemu.run(load(folder / "run.toml"), folder / "whole.h5")
+    meshemu.run(load(folder / "run.toml"), folder / "whole.h5", capture=captured(folder / "mine.py"))
     return folder / "whole.h5"
 
 
@@ -71,7 +71,7 @@ def wait_for(path: Path, steps: int, process: "subprocess.Popen[str]") -> None:
     while n_steps(path) < steps:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline_s
-        time.sleep(0.01)
+        time.sleep(0.03)
 
 
 def workers(process: "subprocess.Popen[str]") -> list[psutil.Process]:
@@ -113,7 +113,7 @@ def kill_a_process(folder: Path, chance: random.Random, whole: Path) -> int:
     child = os.fork()
     if child == 0:
         try:
-            meshemu.run(load(folder / "run.toml"), path)
+            meshemu.run(load(folder / "run.toml"), path, capture=captured(folder / "mine.py"))
         finally:
             os._exit(0)
     wanted = chance.choice([0, chance.randrange(STEPS)])
@@ -126,8 +126,10 @@ def kill_a_process(folder: Path, chance: random.Random, whole: Path) -> int:
 
 
 def go_on(folder: Path, ranks: int, whole: Path) -> None:
-    config = load(folder / "run.toml")
-    run_ranks(ranks, lambda comm: meshemu.run(config, folder / "run.h5", resume=True, comm=comm).path)
+    config, capture = load(folder / "run.toml"), captured(folder / "mine.py")
+    run_ranks(
+        ranks, lambda comm: meshemu.run(config, folder / "run.h5", resume=True, comm=comm, capture=capture).path
+    )
     assert meshemu.compare(whole, folder / "run.h5") is None and meshemu.open(folder / "run.h5").complete
 
 

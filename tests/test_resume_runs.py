@@ -16,6 +16,7 @@ from meshemu.config import load, parse
 from meshemu.emulator.recording import Recorder
 from meshemu.errors import CheckError, InputError, RecordError, StoppedError
 from meshemu.runtime.local import run_ranks
+from meshemu.study.captures import captures_of
 
 CONFIG = """
 [system]
@@ -99,10 +100,16 @@ def cut() -> None:
 
 def run(name: str, *overrides: str, ranks: int = 1, **options: Any) -> None:
     config = load("run.toml", ["plan=data", *overrides])
+    options["capture"] = captured(Path("mine.py"), *(text for text in overrides if text.startswith("model.")))
     if ranks == 1:
         meshemu.run(config, name, **options)
     else:
         run_ranks(ranks, lambda comm: meshemu.run(config, name, comm=comm, **options).path)
+
+
+def captured(file: Path, *overrides: str) -> Any:
+    """A step is captured once for each model that tests make: what goes on is not what it is captured as."""
+    return captures_of(" ".join((file.read_text(), *overrides)))
 
 
 def cut_off(name: str, before_step: Any, step: int, *overrides: str, ranks: int = 1) -> None:

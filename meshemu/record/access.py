@@ -2,18 +2,20 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import h5py
 
 from meshemu.errors import MeshemuError, RecordError
 from meshemu.record.attributes import get_attributes
-from meshemu.record.checked import DamageError, check_attributes, dataset_at
+from meshemu.record.checked import CHECKED_SINCE, checked_attributes
 from meshemu.record.schema import COLUMNS, DIMS, SCHEMA_VERSION, TITLE
+from meshemu.record.stored import DamageError, StoredDataset
 
-__all__ = ["check_identity", "read_file"]
+__all__ = ["check_layout", "identify", "in_one_line", "read_file"]
 
 _OURS = {"title": TITLE}
 _T = TypeVar("_T")
@@ -22,6 +24,14 @@ _PAUSE_S = 0.05
 _RECENT_S = 60.0
 # All that h5py, NumPy and JSON raise on damaged bytes.
 _DAMAGE = (OSError, RuntimeError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, MemoryError)
+
+
+class _DamagedError(RecordError):
+    """The file at `path` is damaged, or was caught in the middle of a flush."""
+
+    def __init__(self, path: Path, message: str) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 def read_file(path: Path, function: Callable[[h5py.File], _T]) -> _T:
@@ -39,29 +49,45 @@ def read_file(path: Path, function: Callable[[h5py.File], _T]) -> _T:
         raise RecordError(f"cannot read {path}: {os.strerror(error.errno or 0)}") from None
     if not path.is_file():
         raise RecordError(f"cannot read {path}: it is no file")
-    for attempt in range(_ATTEMPTS if abs(time.time() - written) < _RECENT_S else 1):
-        if attempt:
-            time.sleep(_PAUSE_S)
+    attempts_left = _ATTEMPTS if abs(time.time() - written) < _RECENT_S else 1
+    while True:
+        attempts_left -= 1
         try:
-            with h5py.File(path, "r", locking=False) as file:
+            with in_one_line(path), h5py.File(path, "r", locking=False) as file:
                 return function(file)
-        except MeshemuError:
-            raise
-        except PermissionError:
-            raise RecordError(f"cannot read {path}: permission denied") from None
-        except _DAMAGE as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-    if not h5py.is_hdf5(path):
-        raise RecordError(f"cannot read {path}: it is not an HDF5 file, or its head is damaged")
-    raise RecordError(f"cannot read {path}: it is damaged or cut short ({reason})")
+        except _DamagedError as error:
+            if error.path != path or not attempts_left:
+                raise
+        time.sleep(_PAUSE_S)
 
 
-def check_identity(path: Path, file: h5py.File) -> None:
-    """Refuse what meshemu did not write, or wrote in a later layout, or what lacks a column.
+@contextmanager
+def in_one_line(path: Path) -> Iterator[None]:
+    """Say of what cannot be read from the file at `path` that it cannot; errors of meshemu pass.
+
+    Raises:
+        RecordError: permission is denied, or the file is damaged.
+    """
+    try:
+        yield
+    except MeshemuError:
+        raise
+    except PermissionError:
+        raise RecordError(f"cannot read {path}: permission denied") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        whole = h5py.is_hdf5(path)
+        said = f"it is damaged or cut short ({reason})" if whole else "it is not an HDF5 file, or its head is damaged"
+        raise _DamagedError(path, f"cannot read {path}: {said}") from None
+
+
+def identify(path: Path, file: h5py.File) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Attributes of the file, with system_json, and of /run, by name; what meshemu did not write, or wrote in a later
+    layout, is refused.
 
     Raises:
         RecordError: says which of these.
-        DamageError: attributes differ from their checksums, or lengths from one another.
+        DamageError: attributes differ from their checksums; in a file of a layout without, as `check_layout`.
     """
     if "schema_version" not in file.attrs or get_attributes(file, ["title"] if "title" in file.attrs else []) != _OURS:
         raise RecordError(f'cannot read {path}: it is HDF5 but no results file of meshemu (title is not "{TITLE}")')
@@ -70,10 +96,24 @@ def check_identity(path: Path, file: h5py.File) -> None:
         raise RecordError(
             f"cannot read {path}: its schema_version is {schema_version}, this meshemu reads up to {SCHEMA_VERSION}"
         )
-    check_attributes(file)
+    found = checked_attributes(file)
+    if schema_version < CHECKED_SINCE:
+        check_layout(file)
+    return found
+
+
+def check_layout(file: h5py.File) -> None:
+    """Look whether every column of the file's layout is there, as long as its axes are.
+
+    What a checksum covers needs no such look before it is read.
+
+    Raises:
+        DamageError: names the one that is not.
+    """
+    schema_version = int(file.attrs["schema_version"])
     lengths: dict[str, int] = {}
     for column in (c for c in COLUMNS if c.since <= schema_version):
-        shape = dataset_at(file, column.path).shape
+        shape = StoredDataset(file, column.path).shape
         if len(shape) != len(column.dims):
             raise DamageError(f"{column.path} has {len(shape)} axes in place of {len(column.dims)}")
         for length, dim in zip(shape, column.dims, strict=True):
@@ -81,6 +121,6 @@ def check_identity(path: Path, file: h5py.File) -> None:
             if DIMS[dim].grows:
                 continue
             if scale not in lengths:
-                lengths[scale] = dataset_at(file, scale).shape[0]
+                lengths[scale] = StoredDataset(file, scale).shape[0]
             if length != lengths[scale]:
                 raise DamageError(f"{column.path} has {length} entries along {dim}, which has {lengths[scale]}")

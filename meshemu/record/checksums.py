@@ -38,9 +38,9 @@ def attributes_checksum(attributes: Mapping[str, Any]) -> int:
     return zlib.crc32(b"".join(f"{name}={plain[name]}".encode() + b"\0" for name in sorted(plain)))
 
 
-def _content(values: Any) -> bytes:
+def _content(values: Any) -> bytes | memoryview:
     """What a checksum is of; of texts, without the padding that their longest neighbour asks for."""
     array = np.asarray(values)
     if array.dtype.kind == "S":
         return b"".join(text + b"\0" for text in array.ravel().tolist())
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1).view(np.uint8).data

@@ -7,15 +7,16 @@ are equal, so NaN equals the same NaN, and -0.0 differs from 0.0.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.program.ir import OpKind
-from meshemu.record.access import read_file
+from meshemu.record.access import in_one_line
 from meshemu.record.attributes import get_attributes
+from meshemu.record.columns import Columns
 from meshemu.record.reader import Run, open_run
 from meshemu.record.schema import COLUMNS, COMPARED_GROUPS, DIMS, LOSS_NAMES, Column
 
@@ -52,30 +53,35 @@ def compare(path_a: str | os.PathLike[str], path_b: str | os.PathLike[str]) -> D
         RecordError: one of the files cannot be read.
     """
     run_a, run_b = open_run(path_a), open_run(path_b)
-    return next(_differences(run_a, run_b), None)
+    return run_a.reading(
+        lambda of_a: run_b.reading(lambda of_b: next(_differences(_Side(run_a, of_a), _Side(run_b, of_b)), None))
+    )
 
 
-def _differences(a: Run, b: Run) -> Iterator[Difference]:
-    if a.n_steps != b.n_steps:
-        results = [column for column in COLUMNS if not column.path.startswith("/results")]
-    else:
-        results = list(COLUMNS)
+class _Side(NamedTuple):
+    """One of the two: the run, and its open file."""
+
+    run: Run
+    columns: Columns
+
+
+def _differences(a: _Side, b: _Side) -> Iterator[Difference]:
+    steps_a, steps_b = a.run.n_steps, b.run.n_steps
     for group in COMPARED_GROUPS:
         yield from _attribute_differences(a, b, group)
-        if group == "/results" and a.n_steps != b.n_steps:
-            text = f"/results/steps/step: {a.n_steps} and {b.n_steps} completed steps"
-            yield Difference("/results/steps/step", (), text, a.n_steps, b.n_steps)
-        for column in results:
+        if group == "/results" and steps_a != steps_b:
+            text = f"/results/steps/step: {steps_a} and {steps_b} completed steps"
+            yield Difference("/results/steps/step", (), text, steps_a, steps_b)
+        for column in COLUMNS:
             if column.path.startswith(f"{group}/"):
                 yield from _column_differences(a, b, column)
-        if group == "/results":
-            yield from _recorded_differences(a, b)
-            yield from _loss_name_differences(a, b)
+    yield from _difference_of("/results/ops/recorded_step", *(s.columns.numbers("recorded_step") for s in (a, b)))
+    yield from _difference_of(LOSS_NAMES, *(side.columns.loss_names() for side in (a, b)))
 
 
-def _column_differences(a: Run, b: Run, column: Column) -> Iterator[Difference]:
+def _column_differences(a: _Side, b: _Side, column: Column) -> Iterator[Difference]:
     """The first difference in one column, if any."""
-    values_a, values_b = a.column(column.path), b.column(column.path)
+    values_a, values_b = a.columns.read(column.path), b.columns.read(column.path)
     if values_a.shape != values_b.shape:
         text = f"{column.path} has shape {values_a.shape} and {values_b.shape}"
         yield Difference(column.path, (), text, values_a.shape, values_b.shape)
@@ -88,51 +94,51 @@ def _column_differences(a: Run, b: Run, column: Column) -> Iterator[Difference]:
         return
     else:
         unequal = _bits(values_a) != _bits(values_b)
-    where = np.argwhere(unequal)
-    if len(where):
-        index = tuple(int(i) for i in where[0])
+    if unequal.any():
+        index = tuple(int(i) for i in np.argwhere(unequal)[0])
         first_a, first_b = values_a[index], values_b[index]
-        place = ", ".join(_place(a, dim, i) for dim, i in zip(column.dims, index, strict=True))
+        place = ", ".join(_place(a.run, dim, i) for dim, i in zip(column.dims, index, strict=True))
         text = f"{column.path} differs{' first at ' + place if place else ''}: {_words(first_a, first_b)}"
         yield Difference(column.path, index, text, first_a, first_b)
 
 
-def _recorded_differences(a: Run, b: Run) -> Iterator[Difference]:
-    if a.recorded_steps != b.recorded_steps:
-        text = f"/results/ops/recorded_step differs: {list(a.recorded_steps)} and {list(b.recorded_steps)}"
-        yield Difference("/results/ops/recorded_step", (), text, a.recorded_steps, b.recorded_steps)
+def _difference_of(path: str, of_a: tuple[Any, ...], of_b: tuple[Any, ...]) -> Iterator[Difference]:
+    """A difference of two lists as a whole."""
+    if of_a != of_b:
+        yield Difference(path, (), f"{path} differs: {list(of_a)} and {list(of_b)}", of_a, of_b)
 
 
-def _loss_name_differences(a: Run, b: Run) -> Iterator[Difference]:
-    if a.loss_names != b.loss_names:
-        text = f"{LOSS_NAMES} differs: {list(a.loss_names)} and {list(b.loss_names)}"
-        yield Difference(LOSS_NAMES, (), text, a.loss_names, b.loss_names)
-
-
-def _attribute_differences(a: Run, b: Run, group: str) -> Iterator[Difference]:
+def _attribute_differences(a: _Side, b: _Side, group: str) -> Iterator[Difference]:
     """Differences in the set of objects below `group` and in their attributes."""
-    of_a, of_b = (read_file(run.path, lambda file: _attributes(file, group)) for run in (a, b))
+    of_a, of_b = (_attributes(side.columns, group) for side in (a, b))
     for path in sorted(of_a.keys() | of_b.keys()):
         if path not in of_a or path not in of_b:
-            holder = a.path if path in of_a else b.path
+            holder = a.run.path if path in of_a else b.run.path
             yield Difference(path, (), f"{path} is only in {holder}", path in of_a, path in of_b)
         elif of_a[path] != of_b[path]:
             text = f"{path} differs: {_words(of_a[path], of_b[path])}"
             yield Difference(path, (), text, of_a[path], of_b[path])
 
 
-def _attributes(file: h5py.File, group: str) -> dict[str, Any]:
-    """Value of every attribute below a group by "object@name"; an object itself stands under its own path."""
+def _attributes(columns: Columns, group: str) -> dict[str, Any]:
+    """Value of every attribute below a group by "object@name"; an object itself stands under its own path.
+
+    Of texts without a fixed length, which nothing here but a long system_json is, only that they are there: reading one
+    from a damaged heap may never end.
+    """
     found: dict[str, Any] = {}
 
     def visit(path: str, item: h5py.Group | h5py.Dataset) -> None:
         found[path] = None
         for name in item.attrs.keys() - _BOOKKEEPING - _FOLLOWING:
-            value = get_attributes(item, [name])[name]
+            in_heap = item.attrs.get_id(name).dtype.kind == "O" and name != "system_json"
+            value = None if in_heap else get_attributes(item, [name])[name]
             found[f"{path}@{name}"] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
 
-    visit(group, file[group])
-    file[group].visititems(lambda name, item: visit(f"{group}/{name}", item))
+    with in_one_line(columns.path):
+        top = columns.file[group]
+        visit(group, top)
+        top.visititems(lambda name, item: visit(f"{group}/{name}", item))
     return found
 
 

@@ -1,6 +1,7 @@
 """Creates the groups, dimension scales and empty datasets of the schema in an open HDF5 file."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import h5py
 import numpy as np
@@ -18,7 +19,7 @@ from meshemu.record.schema import (
     columns_of,
 )
 
-__all__ = ["TEXT_ENCODING", "create_groups"]
+__all__ = ["TEXT_ENCODING", "annotations", "create_groups", "names_of_values"]
 
 # Between 4k and 128k elements a chunk compresses equally well; one chunk per step and column keeps appends cheap.
 _MAX_CHUNK = 131_072
@@ -119,15 +120,25 @@ def _fixed_strings(texts: Sequence[str]) -> NDArray[np.bytes_]:
 
 def _annotate(dataset: h5py.Dataset, column: Column, flags: Mapping[str, Sequence[str]]) -> None:
     """Attributes that say what the values mean."""
-    dataset.attrs["long_name"] = column.long_name
+    for name, value in annotations(column, names_of_values(column, flags)).items():
+        dataset.attrs[name] = value
+
+
+def names_of_values(column: Column, flags: Mapping[str, Sequence[str]]) -> Sequence[str]:
+    """What the values 0, 1, 2, ... of a column are called; `flags`: the names that only the run knows, by "@..."."""
+    return flags[column.flags[0]] if column.flags and column.flags[0].startswith("@") else column.flags
+
+
+def annotations(column: Column, names: Sequence[str]) -> dict[str, Any]:
+    """Attributes of a column by name, its values being called `names`."""
+    found: dict[str, Any] = {"long_name": column.long_name}
     if column.units:
-        dataset.attrs["units"] = column.units
-    if column.flags:
-        names = flags[column.flags[0]] if column.flags[0].startswith("@") else column.flags
-        if names:
-            dataset.attrs["flag_values"] = np.arange(len(names), dtype=dataset.dtype)
-            # CF separates the meanings by blanks, so none may stay inside a name.
-            dataset.attrs["flag_meanings"] = " ".join("_".join(name.split()) or "none" for name in names)
+        found["units"] = column.units
+    if names:
+        found["flag_values"] = np.arange(len(names), dtype=column.dtype)
+        # CF separates the meanings by blanks, so none may stay inside a name.
+        found["flag_meanings"] = " ".join("_".join(name.split()) or "none" for name in names)
+    return found
 
 
 def _steps_per_chunk(sizes: Mapping[str, int]) -> int:

@@ -5,11 +5,11 @@ opened again at any time to see more.
 """
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import h5py
 import numpy as np
@@ -21,23 +21,14 @@ from meshemu.hardware import System
 from meshemu.mesh import Mesh, flatten
 from meshemu.program.ir import Program
 from meshemu.record import tables
-from meshemu.record.access import check_identity, read_file
-from meshemu.record.attributes import get_attributes
-from meshemu.record.checked import CheckedFile
+from meshemu.record.access import identify, read_file
+from meshemu.record.columns import Columns, check_paths, decoded
+from meshemu.record.layout import annotations, names_of_values
 from meshemu.record.memory_columns import LABELS, MEMORY_PATHS, memory_from_columns
 from meshemu.record.program_io import program_from_parts
-from meshemu.record.schema import (
-    COLUMNS,
-    COMMIT_INDEX,
-    COMMIT_INDEXES,
-    DIMS,
-    LOSS_NAMES,
-    PROGRAM_TABLES,
-    SEALED,
-    Column,
-    columns_of,
-)
+from meshemu.record.schema import COLUMNS, COMMIT_INDEX, PROGRAM_TABLES, columns_of
 from meshemu.record.step_record import TrainingRecord
+from meshemu.record.stored import StoredDataset
 
 if TYPE_CHECKING:  # heavy, and needed only by whoever asks for tables
     import pandas as pd
@@ -46,7 +37,7 @@ if TYPE_CHECKING:  # heavy, and needed only by whoever asks for tables
 __all__ = ["Run", "open_run"]
 
 DIGESTS = "/results/steps/parameters_sha256"
-_COLUMN_BY_PATH = {column.path: column for column in COLUMNS}
+_T = TypeVar("_T")
 
 
 def open_run(path: str | os.PathLike[str]) -> "Run":
@@ -57,20 +48,18 @@ def open_run(path: str | os.PathLike[str]) -> "Run":
     """
 
     def head(file: h5py.File) -> Run:
-        check_identity(Path(path), file)
-        attributes = get_attributes(file, [*SEALED, "complete"])
-        of_run = get_attributes(file["/run"])
+        attributes, of_run = identify(Path(path), file)
         return Run(
             path=Path(path),
             config=str(attributes["config"]),
-            system_json=str(get_attributes(file["/system"], ["system_json"])["system_json"]),
+            system_json=str(attributes["system_json"]),
             complete=bool(attributes["complete"]),
-            n_steps=file[COMMIT_INDEX].shape[0],
+            n_steps=StoredDataset(file, COMMIT_INDEX).shape[0],
             n_steps_planned=int(attributes["n_steps_planned"]),
             schema_version=int(attributes["schema_version"]),
             meshemu_version=str(attributes["meshemu_version"]),
             created_utc=str(attributes["created_utc"]),
-            run_attributes={key: _plain(value) for key, value in of_run.items() if key != "crc32"},
+            run_attributes={key: _plain(value) for key, value in of_run.items()},
         )
 
     return read_file(Path(path), head)
@@ -94,6 +83,7 @@ class Run:
     meshemu_version: str
     created_utc: str
     run_attributes: dict[str, int | float | str]
+    _known: dict[Callable[["Run"], Any], Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def steps(self) -> "pd.DataFrame":
@@ -107,9 +97,7 @@ class Run:
     @cached_property
     def loss_names(self) -> tuple[str, ...]:
         """Names of the terms of the loss; none where it is one number."""
-        if self.schema_version < _COLUMN_BY_PATH["/results/steps/loss_by_name"].since:
-            return ()
-        return _decoded(self.path, LOSS_NAMES, read_file(self.path, lambda file: CheckedFile(file).whole(LOSS_NAMES)))
+        return self.reading(Columns.loss_names)
 
     @cached_property
     def n_parameter_groups(self) -> int:
@@ -170,6 +158,28 @@ class Run:
         Raises:
             RecordError: the times of that step are not recorded.
         """
+        if step in (None, *self.recorded_steps[:1]) and self.recorded_steps:
+            return self._first_op_times
+        return self._op_times_of(step)
+
+    def once(self, function: Callable[["Run"], _T]) -> _T:
+        """`function` of this run, computed at the first call only: what several tables are made from. Not to be changed
+        by who gets it.
+        """
+        if function not in self._known:
+            self._known[function] = function(self)
+        found: _T = self._known[function]
+        return found
+
+    @cached_property
+    def _first_op_times(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """As `op_times`; much of a report is about them. They cannot be written to."""
+        times = self._op_times_of(None)
+        for values in times:
+            values.setflags(write=False)
+        return times
+
+    def _op_times_of(self, step: int | None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         recorded = self.recorded_steps
         if not recorded or (step is not None and step not in recorded):
             known = f"recorded: {', '.join(map(str, recorded))}" if recorded else "none is"
@@ -182,12 +192,12 @@ class Run:
     @cached_property
     def recorded_steps(self) -> tuple[int, ...]:
         """Steps whose op times are in the file."""
-        return self._numbers("recorded_step")
+        return self.reading(lambda columns: columns.numbers("recorded_step"))
 
     @cached_property
     def message_steps(self) -> tuple[int, ...]:
         """Steps of whose messages departure, arrival and hops are in the file."""
-        return self._numbers("message_step")
+        return self.reading(lambda columns: columns.numbers("message_step"))
 
     def timeline(self) -> "pd.DataFrame":
         """link_busy_ps of every link (columns) per time bin, indexed by the start of the bin in ps."""
@@ -224,15 +234,16 @@ class Run:
         Raises:
             RecordError: there is no such dataset, or it is damaged.
         """
-        for path in (wanted := list(paths)):
-            if path not in _COLUMN_BY_PATH:
-                raise RecordError(f"{self.path}: no dataset {path}; there are {', '.join(sorted(_COLUMN_BY_PATH))}")
+        check_paths(self.path, wanted := list(paths))
+        return self.reading(lambda columns: {path: columns.read(path, rows) for path in wanted})
 
-        def load(file: h5py.File) -> dict[str, NDArray[Any]]:
-            checked = CheckedFile(file)
-            return {path: self._read(file, checked, _COLUMN_BY_PATH[path], rows) for path in wanted}
+    def reading(self, function: Callable[[Columns], _T]) -> _T:
+        """`function` of the columns of the file, which is opened once for all that it reads.
 
-        return read_file(self.path, load)
+        Raises:
+            RecordError: the file cannot be read.
+        """
+        return read_file(self.path, lambda file: function(Columns(self.path, file, self.schema_version, self.n_steps)))
 
     def dataset(self, group: str) -> "xr.Dataset":
         """A group such as "/results/links" as an xarray Dataset in memory, committed entries only (needs xarray)."""
@@ -244,12 +255,22 @@ class Run:
 
     def texts(self, path: str) -> tuple[str, ...]:
         """A column of texts, those of all its entries in one row."""
-        return _decoded(self.path, path, self.column(path).reshape(-1))
+        return decoded(self.path, path, self.column(path).reshape(-1))
 
     def attributes(self, path: str) -> dict[str, Any]:
-        """What the file says about a dataset: long_name, units, and names of values as flag_meanings."""
-        names = ("long_name", "units", "flag_values", "flag_meanings")
-        return read_file(self.path, lambda file: {n: v for n, v in file[path].attrs.items() if n in names})
+        """What the values of a dataset mean: long_name, units, and names of values as flag_values and flag_meanings.
+
+        By the schema and the run, not by the attributes that the file holds for other readers: HDF5 keeps such texts in
+        a heap, whose search need not end where it is damaged.
+        """
+        check_paths(self.path, [path])
+        (column,) = (column for column in COLUMNS if column.path == path)
+        known: dict[str, Sequence[str]] = {}
+        if column.flags == ("@link_class",):
+            known["@link_class"] = self.mesh().class_names
+        elif column.flags and column.flags[0].startswith("@"):
+            known |= {"@op_class": self.program().op_classes, "@number_format": self.program().number_formats}
+        return annotations(column, names_of_values(column, known))
 
     def _training_of(self, row: Mapping[str, Any], digest: str) -> TrainingRecord:
         """The record of one step, from the values of its columns."""
@@ -273,7 +294,7 @@ class Run:
         groups = ("/program/ops", "/program/messages", "/program/dependencies")
         entries = [entry for group in groups for entry in columns_of(group)]
         values = self.columns([PROGRAM_TABLES, *(entry.path for entry in entries)])
-        (text,) = _decoded(self.path, PROGRAM_TABLES, values[PROGRAM_TABLES].reshape(1))
+        (text,) = decoded(self.path, PROGRAM_TABLES, values[PROGRAM_TABLES].reshape(1))
         return program_from_parts({entry.name: values[entry.path] for entry in entries}, text)
 
     @cached_property
@@ -300,57 +321,7 @@ class Run:
             raise RecordError(f"{self.path}: no step {step}; it holds {known}")
         return slice(index, index + 1)
 
-    def _read(self, file: h5py.File, checked: CheckedFile, entry: Column, rows: slice) -> NDArray[Any]:
-        """Committed entries of a column, those in `rows` of its first axis."""
-        if entry.since > self.schema_version:
-            return self._not_recorded(file, entry)[rows]
-        if not entry.dims:
-            return checked.whole(entry.path)
-        dim = entry.dims[0]
-        if not DIMS[dim].grows:
-            return checked.whole(entry.path)[rows]
-        start, stop, _ = rows.indices(self.n_steps if dim == "step" else checked.committed(dim))
-        return checked.rows(entry.path, dim, start, stop)
-
-    def _numbers(self, dim: str) -> tuple[int, ...]:
-        """Which steps the entries along a growing axis are of; none in a layout that lacks the axis."""
-        if min(column.since for column in COLUMNS if dim in column.dims[:1]) > self.schema_version:
-            return ()
-
-        def load(file: h5py.File) -> NDArray[Any]:
-            checked = CheckedFile(file)
-            return checked.rows(COMMIT_INDEXES[dim], dim, 0, checked.committed(dim))
-
-        return tuple(int(step) for step in read_file(self.path, load))
-
-    def _not_recorded(self, file: h5py.File, entry: Column) -> NDArray[Any]:
-        """What a file of an earlier layout tells of a later column: nothing was recorded where its axis grows, but of
-        each step NaN and no losses by name; otherwise 0 bytes, and -1.
-        """
-        lengths = {"step": self.n_steps, "loss_name": 0, "parameter_group": 1}
-        lengths |= {dim: 0 for dim in COMMIT_INDEXES if dim != "step"}
-        shape = [lengths[dim] if dim in lengths else _length(file, dim) for dim in entry.dims]
-        if entry.dtype.startswith("f"):
-            return np.full(shape, np.nan, entry.dtype)
-        if entry.dtype == "str":
-            return np.full(shape, b"", object)
-        return np.full(shape, 0 if entry.units == "byte" else -1, entry.dtype)
-
-
-def _length(file: h5py.File, dim: str) -> int:
-    """Length of an axis that a file of an earlier layout has too; 0 if it has not."""
-    scales = (f"{column.group}/{dim}" for column in COLUMNS if dim in column.dims)
-    return next((int(file[scale].shape[0]) for scale in scales if scale in file), 0)
-
 
 def _plain(value: Any) -> Any:
     """A NumPy scalar attribute as the Python value it stands for."""
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _decoded(path: Path, column: str, texts: NDArray[Any]) -> tuple[str, ...]:
-    """A column of UTF-8 texts."""
-    try:
-        return tuple(text.decode() for text in texts.tolist())
-    except UnicodeDecodeError:
-        raise RecordError(f"cannot read {path}: it is damaged ({column} holds no text)") from None

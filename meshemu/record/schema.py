@@ -38,7 +38,7 @@ __all__ = [
     "columns_of",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 CONVENTIONS = "CF-1.11"
 TITLE = "meshemu run"
 COMMIT_INDEX = "/results/steps/step"
@@ -209,7 +209,7 @@ _COLUMNS: tuple[Column, ...] = (
     *_columns(
         "/program/ops",
         ("op",),
-        ("kind", "i1", "1", "what the op does", ("COMPUTE", "SEND", "RECV", "REDUCE")),
+        ("kind", "i1", "1", "what the op does", ("COMPUTE", "SEND", "RECV", "REDUCE", "INTERFACE")),
         ("device", "i4", "1", "device that runs the op"),
         ("label", "i4", "1", "row of the table of labels in tables_json"),
         ("op_class", "i2", "1", "class of the op, for its cost", ("@op_class",)),
@@ -229,6 +229,12 @@ _COLUMNS: tuple[Column, ...] = (
         ("producer", "i8", "1", "op that made a block which this op alone reads, -1 if none"),
         ("producer_bytes", "i8", "byte", "size of that block"),
         since=3,
+    ),
+    *_columns(
+        "/program/ops",
+        ("op",),
+        ("interface", "i4", "1", "number of the interface processor that an INTERFACE op is of, -1 if none"),
+        since=4,
     ),
     *_columns(
         "/program/messages",

@@ -19,15 +19,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import RecordError
-from meshemu.record.access import check_identity
+from meshemu.record.access import check_layout, identify
 from meshemu.record.atomic import one_line
 from meshemu.record.attributes import put_attribute
 from meshemu.record.claim import Claim
+from meshemu.record.growing import GrowingColumns
 from meshemu.record.head import Head, write_head
 from meshemu.record.ordered_file import OrderedFile
-from meshemu.record.putting import commit, put_rows, replace_column, seal_head, seal_run
+from meshemu.record.putting import replace_column, seal_head, seal_run
 from meshemu.record.rows import check_rows, step_rows
-from meshemu.record.schema import COLUMNS, COMMIT_INDEX, COMMIT_INDEXES, LOSS_NAMES, SCHEMA_VERSION
+from meshemu.record.schema import COLUMNS, LOSS_NAMES, SCHEMA_VERSION
 from meshemu.record.step_record import MessageRecord, StepRecord
 
 if TYPE_CHECKING:  # the network package compiles kernels when imported; only its result types are needed here
@@ -49,7 +50,8 @@ class RunWriter:
         self._claim = claim
         self._disk = disk
         self._file = file
-        self.n_steps = int(file[COMMIT_INDEX].shape[0])
+        self._steps = GrowingColumns(file, "step")
+        self.n_steps = self._steps.committed
         self._n_links = file["/results/links/bytes"].shape[1]
         self._n_devices = file["/results/devices/compute_ps"].shape[1]
         self._n_ops = file["/results/ops/start_ps"].shape[1]
@@ -77,19 +79,25 @@ class RunWriter:
         """
 
         def mark(file: h5py.File) -> None:
-            check_identity(Path(path), file)
-            if (version := int(file.attrs["schema_version"])) != SCHEMA_VERSION:
+            head, _ = identify(Path(path), file)
+            if (version := int(head["schema_version"])) != SCHEMA_VERSION:
                 raise RecordError(
                     f"cannot continue {path}: its schema_version is {version}, this meshemu writes {SCHEMA_VERSION}"
                 )
+            check_layout(file)
             file.attrs["complete"] = np.int8(0)
-            if int(file.attrs["n_steps_planned"]) != n_steps:
+            if int(head["n_steps_planned"]) != n_steps:
                 file.attrs["n_steps_planned"] = np.int64(n_steps)
                 seal_head(file)
             file.flush()
 
         with _writing(Path(path)):
             return _opened(cls, Claim.existing(Path(path)), "r+", mark)
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the file, without the space that is set aside beyond it."""
+        return self._disk.size_bytes
 
     def publish(self) -> None:
         """Let the file appear at its path; steps do so themselves.
@@ -117,10 +125,10 @@ class RunWriter:
         step = self.n_steps
         self._reserve()
         with self._failing_whole():
-            put_rows(self._file, "step", step, {path: [value] for path, value in rows.items()}, [step])
+            self._steps.put(step, {path: [value] for path, value in rows.items()}, [step])
         self._reserve()
         with self._failing_whole():
-            commit(self._file, "step", step, [step])
+            self._steps.commit(step, [step])
         self.n_steps = step + 1
 
     def check_step(self, step: int, record: StepRecord) -> None:
@@ -138,12 +146,12 @@ class RunWriter:
         """Record start and end of every op in `step`."""
         self._check_length("ops", len(ops.start_ps), self._n_ops)
         rows = {"/results/ops/start_ps": ops.start_ps[None], "/results/ops/end_ps": ops.end_ps[None]}
-        self._append("recorded_step", rows, step)
+        self._append("recorded_step", rows, [step])
 
     def write_messages(self, messages: MessageRecord, step: int = 0) -> None:
         """Record when every message of `step` departed and arrived, and over how many links."""
         self._check_length("messages", len(messages.depart_ps), self._n_messages)
-        self._append("message_step", {f"/results/messages/{k}": v[None] for k, v in vars(messages).items()}, step)
+        self._append("message_step", {f"/results/messages/{k}": v[None] for k, v in vars(messages).items()}, [step])
 
     def write_timeline(self, timeline: "Timeline") -> None:
         """Record link activity over the first recorded step (once)."""
@@ -152,9 +160,7 @@ class RunWriter:
             "/results/timeline/bin_start_ps": bins.astype(np.int64) * timeline.bin_ps,
             "/results/timeline/link_busy_ps": timeline.link_busy_ps,
         }
-        with self._failing_whole():
-            put_rows(self._file, "bin", 0, rows, bins)
-            commit(self._file, "bin", 0, bins)
+        self._append("bin", rows, bins)
 
     def write_peak_memory(self, peak_memory_bytes: NDArray[np.int64]) -> None:
         """Record the most memory that each device needs, int64[n_devices]."""
@@ -195,6 +201,7 @@ class RunWriter:
             self._claim.publish()
             self._file.close()
             self._disk.flush()
+            self._disk.sever()  # the number of its descriptor may soon be another file's
             self._claim.release(self._disk.size_bytes)
 
     def discard(self) -> None:
@@ -218,12 +225,13 @@ class RunWriter:
         else:
             self.discard()
 
-    def _append(self, dim: str, rows: Mapping[str, NDArray[Any]], step: int) -> None:
-        """Append what is recorded of one step along `dim`."""
+    def _append(self, dim: str, rows: Mapping[str, NDArray[Any]], numbers: Any) -> None:
+        """Append rows along `dim`, what its scale holds for them being `numbers`, and commit them."""
         with self._failing_whole():
-            row = self._file[COMMIT_INDEXES[dim]].shape[0]
-            put_rows(self._file, dim, row, rows, [step])
-            commit(self._file, dim, row, [step])
+            columns = GrowingColumns(self._file, dim)
+            first = columns.committed
+            columns.put(first, rows, numbers)
+            columns.commit(first, numbers)
 
     def _rows(self, record: StepRecord) -> dict[str, Any]:
         self._check_length("links", len(record.links.bytes), self._n_links)
