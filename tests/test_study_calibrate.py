@@ -14,7 +14,7 @@ from meshemu.cost import Calibration, CostOptions, Measured, durations_ps, read_
 from meshemu.cost.calibrated import factors
 from meshemu.cost.calibration import COLUMNS
 from meshemu.errors import InputError
-from meshemu.execute.data_parallel import average
+from meshemu.execute.data_parallel import average, averaged_alone
 from meshemu.execute.host_steps import host_step
 from meshemu.execute.measuring import measured_s
 from meshemu.hardware import DeviceSpec
@@ -65,9 +65,32 @@ def test_reductions_and_fused_ops_take_no_measured_time() -> None:
     assert together.tolist() == [5000, 7000]
     slow = table((*ADD, 5000), ("add", "fp32", ((1,),), 1, 8, 4, 8), ("add", "fp32", ((2,),), 2, 16, 8, 16))
     assert durations_ps(program(ADD, RELU, producer=0), CHIP, CostOptions(True, slow)).tolist() == [800, 400]
+    as_it_ran = table(("relu", "fp32", ((100,),), 100, 0, 400, 9000), *usual("relu"))  # of an op that loads nothing
+    assert durations_ps(program(ADD, RELU, producer=0), CHIP, CostOptions(True, as_it_ran)).tolist() == [800, 400]
     builder = ProgramBuilder(1)
     builder.reduce(0, label="r", op_class="add", number_format="fp32", flops=100, read_bytes=800, write_bytes=400)
-    assert durations_ps(builder.build(), CHIP, CostOptions(calibration=known)).tolist() == [800]
+    for shape in (((100,),), ()):
+        known = table(("add", "fp32", shape, 100, 800, 400, 5000))
+        assert durations_ps(builder.build(), CHIP, CostOptions(calibration=known)).tolist() == [800]
+
+
+def usual(op_class: str) -> list[tuple[Any, ...]]:
+    """Two rows that take what the model says: with one other row, the factor of their class is 1."""
+    return [(op_class, "fp32", ((n,),), n, 8 * n, n, 8 * n) for n in (1, 2)]
+
+
+def test_factors_are_of_op_classes_whatever_the_variant() -> None:
+    """In-place variants are the same op; times are rounded to the nearest; nothing takes no time; messages are none."""
+    in_place = ("relu_", *RELU[1:])
+    nine = ("relu_", "fp32", ((9,),), 9, 9, 0)
+    for row, op in ((RELU, in_place), (in_place, RELU)):
+        known = table((*row, 700), ("message", "", ((4,),), 0, 64, 64, 9))
+        assert factors(CHIP, known) == {"relu": 1.75}
+        assert durations_ps(program(op, nine), CHIP, CostOptions(calibration=known)).tolist() == [700, 16]  # 15.75
+        among_others = table((*row, 700), *usual("relu"))
+        assert durations_ps(program(op), CHIP, CostOptions(calibration=among_others)).tolist() == [700]
+    at_once = table((*ADD, 0), *usual("add"))
+    assert durations_ps(program(ADD), CHIP, CostOptions(calibration=at_once)).tolist() == [0]
 
 
 def test_a_file_holds_the_table(tmp_path: Path) -> None:
@@ -85,6 +108,9 @@ def test_a_file_holds_the_table(tmp_path: Path) -> None:
         ("add,fp32,100,1,2,3", "row 1: time_ps = None is not a whole number"),
         ("add,fp32,100,1,2,3,-4", "row 1: time_ps = '-4' is not a whole number"),
         ("add,fp32,1x2,1,2,3,4", "row 1: shape = '1x2' is neither"),
+        ("add,fp32,1x2x3x4x5,1,2,3,4", "row 1: shape = '1x2x3x4x5' is neither"),
+        ("add,fp32,5+6,1,2,3,4", "row 1: shape = '5\\+6' is neither"),
+        ("add,fp32,²,1,2,3,4", "row 1: shape = '²' is not a whole number"),
         (",fp32,5,1,2,3,4", "row 1: op_class is empty"),
         ("add,fp32,5,1,2,3,4\nadd,fp32,5,1,2,3,9", "row 2 measures the same as row 1"),
         ("", "holds no rows"),
@@ -92,7 +118,7 @@ def test_a_file_holds_the_table(tmp_path: Path) -> None:
 )
 def test_a_bad_row_is_named(line: str, said: str, tmp_path: Path) -> None:
     path = tmp_path / "cpu.csv"
-    path.write_text(",".join(COLUMNS) + "\n" + line)
+    path.write_text(",".join(COLUMNS) + "\n" + line, encoding="utf-8")
     with pytest.raises(InputError, match=said):
         read_calibration(path)
 
@@ -100,6 +126,12 @@ def test_a_bad_row_is_named(line: str, said: str, tmp_path: Path) -> None:
 def test_a_file_without_the_columns_or_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cpu.csv").write_text("op,time\n")
     with pytest.raises(InputError, match="lacks the columns op_class"):
+        read_calibration(tmp_path / "cpu.csv")
+    (tmp_path / "cpu.csv").write_text("op_class,shape,flops,time_ps\n")
+    with pytest.raises(InputError, match="lacks the columns number_format, read_bytes, write_bytes; it has op_class,"):
+        read_calibration(tmp_path / "cpu.csv")
+    (tmp_path / "cpu.csv").write_bytes(b"op_class\xff")
+    with pytest.raises(InputError, match=r"cpu\.csv: cannot be read: is not text in UTF-8"):
         read_calibration(tmp_path / "cpu.csv")
     with pytest.raises(InputError, match="No such file"):
         meshemu.TimingOptions(calibration=str(tmp_path / "none.csv"))
@@ -129,12 +161,62 @@ def test_every_operator_of_a_step_is_in_the_table() -> None:
     assert less.matched < row.matched
 
 
+def messages(**times_ps: int) -> list[Measured]:
+    return [Measured("message", "", ((int(n[1:]),),), 0, int(n[1:]), int(n[1:]), t) for n, t in times_ps.items()]
+
+
 def test_messages_become_a_link() -> None:
-    rows = [Measured("message", "", ((n,),), 0, n, n, 2_000_000 + 100 * n) for n in (4, 1024, 10_000)]
-    rate, latency_ps = this_machine.link(rows)
-    assert latency_ps == 2_000_400 and rate == 10**12 // 100
+    """Small ones by one line (2 us and 100 ps a byte), large ones by another, from the size where they meet."""
+    rows = messages(b4=2_000_400, b1024=2_102_400, b4096=3_000_000, b8192=3_819_200)
+    assert this_machine.link(rows, 1) == this_machine.link(rows, 700) == (10**10, 2_000_000)
+    assert this_machine.link(rows, 5000) == this_machine.link(rows, 10**6) == (5 * 10**9, 3_000_000 - 4096 * 200)
+    steep = messages(b4=10, b1024=2_102_400)
+    assert this_machine.link(steep, 1) == (1024 * 10**12 // 2_102_400, 0)
+    for size, time_ps in ((4, 2_000_400), (1024, 2_102_400), (4096, 3_000_000)):
+        rate, latency_ps = this_machine.link(rows, size)
+        assert abs(latency_ps + size * 10**12 // rate - time_ps) <= 2, "a measured size takes what it took"
     with pytest.raises(InputError, match="mpirun -n 2 meshemu calibrate"):
-        this_machine.link(rows[:1])
+        this_machine.link(rows[:1], 1)
+
+
+def test_an_all_reduce_of_two_ranks_is_two_exchanges() -> None:
+    rows = messages(b4=1_000_400, b1024=1_102_400, b4096=1_409_600)
+    assert this_machine.all_reduce_ps(rows, 8000) == 2 * (1_000_000 + 4000 * 100)
+
+
+def test_averaging_is_measured_or_in_proportion() -> None:
+    rows = [Measured("average", "fp32", ((n,),), n, 4 * n, 4 * n, 7 * n + 100) for n in (1000, 9000)]
+    assert this_machine.averaging_ps(rows, 1000) == 7100 and this_machine.averaging_ps(rows, 18_000) == 2 * 63_100
+    assert this_machine.averaging_ps(rows, 500) == 3550
+    with pytest.raises(InputError, match="no averaging: calibrate on two ranks"):
+        this_machine.averaging_ps(messages(b4=1), 1000)
+
+
+def test_two_ranks_measure_at_the_same_time_and_the_slower_counts() -> None:
+    """Rank 1 takes twice as long by its own clock; both call as often as the one with the larger number says."""
+
+    def ranks(comm: Any) -> tuple[int, int, int]:
+        calls = 0
+        now = 0.0
+
+        def call() -> None:
+            nonlocal calls, now
+            calls += 1
+            now += 0.5 * (1 + comm.rank)
+
+        seconds = measured_s(call, 5.0, lambda: now, comm.max)
+        return calls, round(seconds * 10), calibrate.slower_ps(seconds, comm)
+
+    first, second = run_ranks(2, ranks)
+    assert first[0] == second[0] == 2 + 10, "a budget of five seconds is ten of rank 0's calls"
+    assert (first[1], second[1]) == (5, 10) and first[2] == second[2] == 10**12
+
+
+def test_rows_of_averaging_need_two_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibrate, "average_s", lambda model, budget_s, agreed: 1e-6)
+    assert calibrate.average_rows(calibrate.Budget(), SingleComm()) == ()
+    found = run_ranks(2, lambda comm: calibrate.average_rows(calibrate.Budget(), comm))
+    assert found[0] == found[1] and {row.time_ps for row in found[0]} == {10**6} and len(found[0]) == 3
 
 
 def test_two_ranks_average_gradients() -> None:
@@ -143,6 +225,9 @@ def test_two_ranks_average_gradients() -> None:
         average(gradients, comm)
         return gradients
 
+    alone = [torch.arange(4.0), torch.ones(3)]
+    averaged_alone(alone)
+    assert [a.shape for a in alone] == [(4,), (3,)]
     for found in run_ranks(2, ranks):
         assert found[0].tolist() == [0, 1.5, 3] and found[1].tolist() == [[2, 2], [2, 2]]
 

@@ -81,6 +81,7 @@ def test_the_bottleneck_comes_first_with_its_elasticity(name, tmp_path):
     first = study.rows[0]
     assert first.name == parameter
     assert first.elasticity == pytest.approx(elasticity, rel=0.05)
+    assert first.elasticity == pytest.approx((first.elasticity_more + first.elasticity_less) / 2)
     assert study.next.name == parameter and study.next.point.time_ps < study.baseline.time_ps
     total = sum(study.baseline.parts_ps.values())
     assert total == study.baseline.time_ps
@@ -100,7 +101,10 @@ def test_the_bottleneck_moves_and_only_pairs_help_where_two_are_equal(tmp_path):
     assert strongest.time_ps == 100_000 + 4_000_000 and strongest.interaction == pytest.approx(np.log(4.1 / 5.1))
     faster = whatif(stored_step(tmp_path / "other.h5", a_step(6, read=10**6, flops=8 * 10**6), GRID))
     assert faster.next.name == "load_bandwidth"
-    assert next(iter(faster.next.elasticities)) == "matrix"
+    assert next(iter(faster.next.elasticities.items())) == ("matrix", pytest.approx(-0.8 / 0.9, abs=0.02))
+    asked = ["store_bandwidth", "load_bandwidth"]
+    assert [row.name for row in whatif(faster.path, scales=[2.0], names=asked).rows] == asked[::-1]
+    assert whatif(faster.path, scales=[0.5], names=asked).next is None, "nothing that was asked for helps"
 
 
 def test_what_goes_wrong(tmp_path):
@@ -150,7 +154,9 @@ def test_texts_say_the_same(tmp_path):
     content = json.loads(to_json(study))
     assert content["rows"][0]["points"]["2.0"]["time_ps"] == study.rows[0].points[2.0].time_ps
     rows = list(csv.DictReader(io.StringIO(to_csv(study))))
-    assert len(rows) == 2 * len(study.rows)
+    made = [row.name for row in (*study.topology, *study.events) if row.point is not None]
+    assert len(rows) == 2 * len(study.rows) + len(made)
+    assert [row["parameter"] for row in rows if not row["factor"]] == made
     assert float(rows[0]["time_over_baseline"]) == study.rows[0].points[2.0].time_ps / study.baseline.time_ps
     text = render(study)
     assert "load_bandwidth" in text.split("Parameters")[1].splitlines()[2]

@@ -38,6 +38,11 @@ def _run(arguments: argparse.Namespace, launch: Launch) -> int:
     config = load(arguments.config, overrides)
     output = arguments.output or Path(config.output.path or f"{arguments.config.stem}.h5")
 
+    if not arguments.resume:
+        from meshemu.emulator.early import check_early
+
+        check_early(config)
+
     from meshemu.emulator.running import run  # the heavy part, once the configuration is known to be good
 
     run(

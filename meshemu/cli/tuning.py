@@ -11,7 +11,7 @@ __all__ = ["register"]
 
 def register(commands: Commands) -> None:
     """Add tune."""
-    about = "search for the plan, collectives and buckets with the least time of a step within the memory"
+    about = "search for the plan, its placement, collectives and overlap with which a step is fastest within the memory"
     tune = commands.add("tune", _tune, about)
     tune.add_argument("config", type=Path, metavar="CONFIG.toml")
     trials = "how many choices are timed at most (default: %(default)s)"

@@ -3,6 +3,10 @@
 An operator of a step of eager PyTorch takes what it takes alone, and what eager PyTorch adds around it: modules,
 autograd, the allocator. The latter is taken to be the same for every operator, and is what steps of very little work
 take longer than their operators.
+
+Two ranks measure every operator at the same time, equally often, since they share memory and caches, and the time of
+the slower one counts, since a step waits for it. What an all-reduce of gradients costs besides its messages (copies,
+additions) is measured as an operator of its own.
 """
 
 import time
@@ -15,16 +19,19 @@ import numpy as np
 from meshemu.comm import Comm
 from meshemu.cost import Measured
 from meshemu.emulator.prepare import PreparedStep
-from meshemu.execute.host_steps import CASES, OVERHEAD_CASES, HostStep, host_step
-from meshemu.execute.measuring import one_thread, operator_s, step_s, update_s
+from meshemu.execute.host_steps import CASES, OVERHEAD_CASES, PARALLEL_CASES, HostStep, host_step
+from meshemu.execute.measuring import average_s, one_thread, operator_s, step_s, update_s
 from meshemu.program.ir import OpKind, Program
 from meshemu.study.host import UNMEASURED, prepared_step
 from meshemu.workload.spmd import Compute
 
-__all__ = ["MESSAGE", "Budget", "Operators", "calibrate", "message_rows", "overhead_ps", "row_of"]
+__all__ = ["AVERAGE", "MESSAGE", "Budget", "Operators", "calibrate", "message_rows", "overhead_ps", "row_of"]
 
 MESSAGE = "message"
 """Op class of the rows that say how long a rank takes to exchange so many bytes with another."""
+
+AVERAGE = "average"
+"""Op class of the rows that say how long a rank takes to average the gradients of a model, its messages left out."""
 
 _MESSAGE_BYTES = tuple(4**power for power in range(1, 13))  # 4 B to 16 MiB
 _PS = 10**12
@@ -69,10 +76,10 @@ class Operators:
             if row.key in self._rows:
                 continue
             if instruction is None:
-                seconds = update_s(step.model, step.optimizer, self._budget.operator_s)
+                seconds = update_s(step.model, step.optimizer, self._budget.operator_s, self._comm.max)
             else:
-                seconds = operator_s(instruction, self._budget.operator_s, self._comm.barrier)
-            self._rows[row.key] = replace(row, time_ps=round(seconds * _PS))
+                seconds = operator_s(instruction, self._budget.operator_s, self._comm.max)
+            self._rows[row.key] = replace(row, time_ps=slower_ps(seconds, self._comm))
 
 
 def calibrate(budget: Budget, comm: Comm, cases: Iterable[tuple[str, int]] = CASES) -> tuple[Measured, ...]:
@@ -84,7 +91,7 @@ def calibrate(budget: Budget, comm: Comm, cases: Iterable[tuple[str, int]] = CAS
         step = host_step(name, batch_size)
         operators.measure(step, prepared_step(step, UNMEASURED))
     rows = tuple(replace(row, time_ps=row.time_ps + added_ps) for row in operators.rows)
-    return (*rows, *message_rows(comm))
+    return (*rows, *average_rows(budget, comm), *message_rows(comm))
 
 
 def overhead_ps(budget: Budget, comm: Comm) -> int:
@@ -98,9 +105,31 @@ def overhead_ps(budget: Budget, comm: Comm) -> int:
         program = prepared.timed.program
         keys = [row_of(program, op).key for op in range(program.n_ops)]
         comm.barrier()
-        whole_ps = step_s(step.model, step.forward, step.optimizer, budget.step_s) * _PS
+        whole_ps = slower_ps(step_s(step.model, step.forward, step.optimizer, budget.step_s, agreed=comm.max), comm)
         found.append((whole_ps - sum(alone[key] for key in keys)) / program.n_ops)
     return max(0, round(min(found)))
+
+
+def slower_ps(seconds: float, comm: Comm) -> int:
+    """What the slowest rank takes, in ps: the others wait for it."""
+    return comm.max(round(seconds * _PS))
+
+
+def average_rows(budget: Budget, comm: Comm) -> tuple[Measured, ...]:
+    """How long averaging the gradients of PARALLEL_CASES takes besides messages; none where there is one rank."""
+    if comm.size < 2:
+        return ()
+    rows: dict[int, Measured] = {}
+    for name, batch_size in PARALLEL_CASES:
+        model = host_step(name, batch_size).model
+        row = average_row(sum(parameter.numel() for parameter in model.parameters()))
+        rows[row.flops] = replace(row, time_ps=slower_ps(average_s(model, budget.operator_s, comm.max), comm))
+    return tuple(rows.values())
+
+
+def average_row(elements: int) -> Measured:
+    """The row, without a time, of averaging so many fp32 numbers."""
+    return Measured(AVERAGE, "fp32", ((elements,),), elements, 4 * elements, 4 * elements, 0)
 
 
 def message_rows(comm: Comm) -> tuple[Measured, ...]:

@@ -48,8 +48,11 @@ def core(rows: Sequence[Measured]) -> DeviceSpec:
     )
 
 
-def system(device: DeviceSpec, n_cores: int, bandwidth_bytes_per_s: int, latency_ps: int) -> System:
-    """So many cores in a row, joined by links with the measured rate and latency of messages between ranks."""
+def system(device: DeviceSpec | None, n_cores: int, bandwidth_bytes_per_s: int, latency_ps: int) -> System:
+    """So many cores in a row, joined by links with the measured rate and latency of messages between ranks.
+
+    device: None for cores that only exchange messages.
+    """
     return System.grid(
         rows=1, cols=n_cores, bandwidth=bandwidth_bytes_per_s, latency=f"{latency_ps} ps", device=device
     )

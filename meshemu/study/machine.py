@@ -4,7 +4,7 @@ Works on what a system flattens to, links and devices, so that a change needs ne
 figures that the system was made of.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 
 from meshemu.analysis.critical_path import CriticalPath, critical_path
 from meshemu.cost import CostOptions, durations_ps
-from meshemu.cost.ingest import release_ps
+from meshemu.cost.interfaces import InterfaceRates, interfaces_of
+from meshemu.cost.threads import units_of
 from meshemu.emulator.changes import changed_setting
 from meshemu.emulator.timed_step import TimingOptions
 from meshemu.errors import RecordError
 from meshemu.hardware import DeviceSpec, System
 from meshemu.mesh import Mesh, flatten
 from meshemu.network import Timing, time_program
-from meshemu.program.ir import Program
+from meshemu.program.ir import OpKind, Program
 from meshemu.program.traffic import message_classes
 from meshemu.record.reader import open_run
 
@@ -28,13 +29,15 @@ __all__ = ["Machine", "StoredStep", "TimedMachine", "machine_of", "open_step", "
 
 @dataclass(frozen=True, eq=False)
 class Machine:
-    """Links and devices. system: what they were made of; slowness: how much longer than the others a device takes for
-    each of its ops, by device id (1 where it is not named).
+    """Links, devices and interface processors, where it has any. system: what they were made of; slowness: how much
+    longer than the others a device takes for each of its ops, by device id (1 where it is not named). interfaces: None
+    where the step needs none.
     """
 
     system: System
     mesh: Mesh
     device: DeviceSpec | None
+    interfaces: InterfaceRates | None = None
     slowness: dict[int, float] = field(default_factory=dict)
 
 
@@ -62,7 +65,7 @@ class TimedMachine:
 
 def machine_of(system: System) -> Machine:
     """The machine that a system is, at its device granularity."""
-    return Machine(system, flatten(system), system.device)
+    return Machine(system, flatten(system), system.device, interfaces_of(system))
 
 
 def open_step(path: str | Path) -> StoredStep:
@@ -72,7 +75,10 @@ def open_step(path: str | Path) -> StoredStep:
     program = stored.program()
     if not program.n_ops:
         raise RecordError(f"{path}: its Program has no ops, so that there is no time to study")
-    return StoredStep(program, setting.options, machine_of(setting.system))
+    machine = machine_of(setting.system)
+    if not (program.kind == OpKind.INTERFACE).any():
+        machine = replace(machine, interfaces=None)
+    return StoredStep(program, setting.options, machine)
 
 
 def timed(step: StoredStep, machine: Machine) -> TimedMachine:
@@ -88,14 +94,14 @@ def timed(step: StoredStep, machine: Machine) -> TimedMachine:
         timeline_bins=0,
         router=router,
         message_class=0 if router is None else message_classes(program, router.message_classes),
-        release_ps=release_ps(program, machine.system),
+        units=units_of(program, options.threads),
     )
     path = critical_path(program, machine.mesh, timing.ops.start_ps, timing.ops.end_ps, options.routing)
     return TimedMachine(timing, path)
 
 
 def _durations_ps(program: Program, machine: Machine, costs: CostOptions) -> NDArray[np.int64]:
-    durations = durations_ps(program, machine.device, costs)
+    durations = durations_ps(program, machine.device, costs, machine.interfaces)
     for device, slowness in machine.slowness.items():
         own = program.device == device
         durations[own] = np.rint(durations[own] * slowness).astype(np.int64)

@@ -8,6 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.errors import InputError
+from meshemu.hardware import DeviceSpec
+from meshemu.hardware.topology import WRAP_LINK
+from meshemu.mesh.z_plane import PLANE_CLASSES
 from meshemu.study.machine import Machine
 
 __all__ = ["Parameter", "chosen", "parameters", "with_bandwidth"]
@@ -16,6 +19,23 @@ Change = Callable[[Machine, float], Machine]
 
 DIGITS = 6
 """A scaled bandwidth keeps so many decimal digits: links count in whole fractions of a picosecond per byte."""
+
+
+_INTERFACES = (
+    ("host_bandwidth", "host_bytes_per_s", "what hosts make ready for an interface processor"),
+    ("pcie_bandwidth", "pcie_bytes_per_s", "PCIe into an interface processor"),
+    ("memory_bandwidth", "memory_bytes_per_s", "memory of an interface processor"),
+    ("link_bandwidth", "link_bytes_per_s", "link of an interface processor to the mesh"),
+    ("link_latency", "link_latency_ps", "latency of that link"),
+)
+
+_LINKS = {
+    "injection": "injection",
+    "ejection": "ejection",
+    WRAP_LINK: "links around the mesh",
+    **dict(zip(PLANE_CLASSES, ("links to interface processors", "Ethernet between interface processors"), strict=True)),
+}
+"""Classes of links in words, where they are not between units."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +53,7 @@ def parameters(machine: Machine) -> dict[str, Parameter]:
     found = []
     for number, name in enumerate(mesh.class_names):
         of_class = mesh.link_class == number
-        kind = "" if name in ("injection", "ejection") else "links between "
-        about = f"{kind}{name.replace('_edge', '').replace('noc', 'node')}{'s' if kind else ''}"
+        about = _LINKS.get(name) or f"links between {name.removesuffix('_edge').replace('noc', 'node')}s"
         found.append(Parameter(f"{name}.bandwidth", f"bandwidth of {about}", _bandwidth(of_class)))
         if mesh.latency_ps[of_class].any():
             found.append(Parameter(f"{name}.latency", f"latency of {about}", _latency(of_class)))
@@ -53,7 +72,26 @@ def parameters(machine: Machine) -> dict[str, Parameter]:
             for name, words in fixed
             if getattr(device, f"{name}_ps")
         ]
+        found += _fit(device)
+    if machine.interfaces is not None:
+        found += [Parameter(f"interface.{name}", about, _of_interfaces(field)) for name, field, about in _INTERFACES]
     return {parameter.name: parameter for parameter in found}
+
+
+def _fit(device: DeviceSpec) -> list[Parameter]:
+    """How shapes fit a node, where that is known; the peak stays what it is."""
+    found = []
+    if device.matrix_unit is not None:
+        found += [
+            Parameter(f"matrix_unit.{side}", f"{words} of a matrix unit, in whole numbers", _matrix_unit(number))
+            for number, (side, words) in enumerate((("m", "rows"), ("n", "columns"), ("k", "terms of a sum")))
+        ]
+    if device.vector_bytes:
+        found.append(Parameter("vector_width", "bytes of a vector", _of_device("vector_bytes", least=1)))
+    if device.ingest_bytes_per_s:
+        about = "operands that nodes of a device share, into each"
+        found.append(Parameter("broadcast_bandwidth", about, _of_device("ingest_bytes_per_s", least=1)))
+    return found
 
 
 def chosen(known: Mapping[str, Parameter], names: list[str] | None) -> list[Parameter]:
@@ -93,11 +131,31 @@ def _mesh_combine(machine: Machine, factor: float) -> Machine:
     return replace(machine, mesh=replace(machine.mesh, combine_ps=round(machine.mesh.combine_ps * factor)))
 
 
-def _of_device(name: str) -> Change:
+def _of_device(name: str, least: int = 0) -> Change:
     def change(machine: Machine, factor: float) -> Machine:
         assert machine.device is not None
-        value = round(getattr(machine.device, name) * factor)
+        value = max(least, round(getattr(machine.device, name) * factor))
         return replace(machine, device=replace(machine.device, **{name: value}))
+
+    return change
+
+
+def _matrix_unit(side: int) -> Change:
+    def change(machine: Machine, factor: float) -> Machine:
+        assert machine.device is not None and machine.device.matrix_unit is not None
+        sides = list(machine.device.matrix_unit)
+        sides[side] = max(1, round(sides[side] * factor))
+        m, n, k = sides
+        return replace(machine, device=replace(machine.device, matrix_unit=(m, n, k)))
+
+    return change
+
+
+def _of_interfaces(field: str) -> Change:
+    def change(machine: Machine, factor: float) -> Machine:
+        assert machine.interfaces is not None
+        value = max(field.endswith("bytes_per_s"), round(getattr(machine.interfaces, field) * factor))
+        return replace(machine, interfaces=replace(machine.interfaces, **{field: value}))
 
     return change
 

@@ -66,7 +66,7 @@ def _off_tile(system: System) -> int:
 
 def _fabric(system: System) -> int:
     mesh = flatten(System.preset(system.name, "core").override(_changes(system)))
-    between = mesh.link_src != mesh.link_dst
+    between = mesh.on_grid
     return 2 * int(mesh.bandwidth_bytes_per_s[between].sum())
 
 

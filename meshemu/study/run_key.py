@@ -42,8 +42,9 @@ def program_key(config: Config, *, execute: bool, keep_program: bool) -> str | N
 
 
 def model_key(config: Config) -> str:
-    """Equal for runs whose steps are captured alike, for batches of equal shapes."""
+    """Equal for runs whose steps are captured alike, for batches of equal shapes; their sizes do not count."""
     document = _document(config)
+    del document["data"]["batch_size"]
     parts = {key: document[key] for key in ("model", "data")}
     training = {key: document["training"].get(key) for key in ("loss", "seed", "optimizer")}
     return _digest({"parts": parts, "training": training, "files": _files(config)})

@@ -3,17 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from meshemu.config import Config, load
-from meshemu.emulator.running import run, system_of
+from meshemu.emulator.running import system_of
 from meshemu.errors import InputError
-from meshemu.record.reader import open_run
-from meshemu.study.captures import captures_of
+from meshemu.study.captures import timed_step
 from meshemu.study.resizing import resized
-from meshemu.study.run_key import model_key
 from meshemu.study.scaling_law import Law, fit_law
-from meshemu.study.where import Where, where_of
+from meshemu.study.where import Where, where_of_step
 
 __all__ = ["MODES", "ScaleRow", "ScaleStudy", "scale"]
 
@@ -76,12 +73,11 @@ def _timed(settings: Config, mode: str, count: int) -> ScaleRow:
         config = resized(settings, system_of(settings), count, weak=mode == "weak")
         config = config.model_copy(update={"training": training})
         system = system_of(config)
-        with TemporaryDirectory(prefix="meshemu-") as folder:
-            done = run(config, Path(folder) / "run.h5", execute=False, capture=captures_of(model_key(config)))
-            where = where_of(open_run(done.path))
+        step = timed_step(config)
     except InputError as error:
         return ScaleRow(mode, count, 0, 0, 0, "", None, None, None, None, str(error))
-    size, plan = config.data.batch_size, done.prepared.plan.describe()
+    size, plan = config.data.batch_size, step.plan.describe()
+    where = where_of_step(step.timed, config.timing.routing)
     return ScaleRow(mode, count, system.rows, system.cols, size, plan, where.total_ps, None, None, where, "")
 
 

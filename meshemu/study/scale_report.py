@@ -10,20 +10,13 @@ from meshemu.analysis.table import percent, table
 from meshemu.study.output import csv_text, leave, new_figure
 from meshemu.study.scale import ScaleRow, ScaleStudy
 from meshemu.study.scaling_law import Law
+from meshemu.study.where import PARTS
 from meshemu.units import format_time
 
 if TYPE_CHECKING:  # heavy, and needed only when a picture is made
     from matplotlib.figure import Figure
 
 __all__ = ["plot", "render", "save", "to_csv", "to_json"]
-
-_PARTS = {
-    "compute_ps": "compute",
-    "bubble_ps": "bubble",
-    "collectives_ps": "collectives",
-    "halos_ps": "halos and fetches",
-    "stages_ps": "moves between stages",
-}
 
 
 def render(study: ScaleStudy) -> str:
@@ -46,7 +39,7 @@ def to_csv(study: ScaleStudy) -> str:
     rows = []
     for row in study.rows:
         values = {key: value for key, value in vars(row).items() if key not in ("where", "fault")}
-        parts = {name: None if row.where is None else getattr(row.where, name) for name in _PARTS}
+        parts = {name: None if row.where is None else getattr(row.where, name) for name in PARTS}
         rows.append(values | parts | {"fault": row.fault})
     return csv_text(rows)
 
@@ -81,11 +74,11 @@ def plot(study: ScaleStudy) -> "Figure":
         speed.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
         speed.set(xlabel="devices", ylabel="speed-up", title=f"{mode} scaling")
         speed.legend()
-        names = [name for name in _PARTS if any(getattr(row.where, name) for row in rows)]
+        names = [name for name in PARTS if any(getattr(row.where, name) for row in rows)]
         stacks = [[getattr(row.where, name) / 1e6 for row in rows] for name in names]
         base = [0.0] * len(rows)
         for name, stack in zip(names, stacks, strict=True):
-            parts.bar(range(len(rows)), stack, bottom=base, label=_PARTS[name])
+            parts.bar(range(len(rows)), stack, bottom=base, label=PARTS[name])
             base = [low + high for low, high in zip(base, stack, strict=True)]
         parts.set_xticks(range(len(rows)), [str(n) for n in devices])
         parts.set(xlabel="devices", ylabel="time of a step in us", title="where it goes")
@@ -95,8 +88,8 @@ def plot(study: ScaleStudy) -> "Figure":
 
 
 def _table(rows: Sequence[ScaleRow]) -> str:
-    names = [name for name in _PARTS if any(row.where is not None and getattr(row.where, name) for row in rows)]
-    head = ["devices", "mesh", "batch", "step", "speed-up", "efficiency", *(_PARTS[name] for name in names), "plan"]
+    names = [name for name in PARTS if any(row.where is not None and getattr(row.where, name) for row in rows)]
+    head = ["devices", "mesh", "batch", "step", "speed-up", "efficiency", *(PARTS[name] for name in names), "plan"]
     cells = []
     for row in rows:
         if row.where is None or row.speedup is None or row.efficiency is None or row.step_ps is None:

@@ -9,6 +9,7 @@ from meshemu.cost import BOUNDS, bounds, durations_ps
 from meshemu.cost.number_formats import flops_per_s
 from meshemu.cost.op_classes import MATRIX, base_name
 from meshemu.emulator.timing import time
+from meshemu.errors import InputError
 from meshemu.hardware import DeviceSpec, System
 from meshemu.program.ir import OpKind, Program
 
@@ -42,6 +43,9 @@ class ClassRow:
 def sensitivity(program: Program, system: System, keys: Sequence[str]) -> list[Sensitivity]:
     """A row for each of the figures `keys`. Raises InputError for a key that the system lacks."""
     known = dict(system.figures())
+    for key in keys:
+        if key not in known:
+            raise InputError(f"unknown figure {key!r} of {system.name}; it has {', '.join(known)}")
     usual_ps = time(program, system, packet_bytes=65536).end_ps
 
     def ratio(key: str, value: int) -> float:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meshemu.analysis.critical_path import PARTS
 from meshemu.analysis.summary import as_dict
 from meshemu.analysis.table import table
 from meshemu.analysis.verdict import bound_by
@@ -21,7 +22,7 @@ if TYPE_CHECKING:  # heavy, and needed only when a table is made
 __all__ = ["render", "save", "sweep_table"]
 
 _STEP = ("compute_ps", "exposed_comm_ps", "flops", "loss")
-_PATH = ("compute_ps", "combine_ps", "latency_ps", "serialisation_ps", "waiting_ps")
+_PATH = tuple(f"{part}_ps" for part in PARTS)
 
 
 def sweep_table(study: Study, into: Path) -> "pd.DataFrame":

@@ -1,8 +1,9 @@
 """`meshemu validate --this-machine`: steps of plain PyTorch, predicted from measured operators and then measured.
 
 A step on one core is a Program whose ops take the times of the table. A step over two ranks, each with half of the
-batch, is a step with that half and an all-reduce of the gradients by a ring of two, timed on links that have the
-latency and the bandwidth of messages between the ranks.
+batch, is a step with that half and an all-reduce of the gradients by a ring of two: messages of half of the gradients,
+timed on links with the latency and the rate that messages of about that size show, and what a rank does besides, which
+the table has.
 """
 
 import json
@@ -20,17 +21,14 @@ from meshemu.emulator.collective_times import collective
 from meshemu.emulator.timing import time
 from meshemu.errors import InputError
 from meshemu.execute.data_parallel import average
-from meshemu.execute.host_steps import CASES, host_step
+from meshemu.execute.host_steps import CASES, PARALLEL_CASES, host_step
 from meshemu.execute.measuring import one_thread, step_s
 from meshemu.hardware import DeviceSpec
-from meshemu.study.calibrate import MESSAGE, Budget
+from meshemu.study.calibrate import AVERAGE, MESSAGE, Budget, slower_ps
 from meshemu.study.host import core, prepared_step, system
 from meshemu.units import format_time
 
-__all__ = ["PARALLEL_CASES", "HostRow", "link", "needed", "render", "this_machine", "to_json"]
-
-PARALLEL_CASES = (("mlp", 64), ("convolutions", 32), ("gpt", 8))
-"""(model, batch size of both ranks together) of data-parallel steps."""
+__all__ = ["HostRow", "all_reduce_ps", "averaging_ps", "link", "needed", "render", "this_machine", "to_json"]
 
 _PS = 10**12
 
@@ -68,7 +66,8 @@ def this_machine(
     if comm.size > 2:
         raise InputError(f"validate --this-machine runs on 1 or 2 ranks, not {comm.size}")
     if comm.size == 2:
-        link(table.rows)
+        link(table.rows, 1)
+        averaging_ps(table.rows, 1)
     one_thread()
     device = core(table.rows)
     rows = [_one_core(name, batch_size, device, table, budget, comm) for name, batch_size in cases]
@@ -107,16 +106,36 @@ def to_json(rows: Sequence[HostRow]) -> str:
     return json.dumps([asdict(row) | {"error": row.error} for row in rows], indent=2)
 
 
-def link(rows: Sequence[Measured]) -> tuple[int, int]:
-    """(bytes/s, ps) of messages between two ranks: latency of the least, and the rate that the largest shows beyond it.
+def link(rows: Sequence[Measured], size_bytes: int) -> tuple[int, int]:
+    """(bytes/s, ps) of a link on which messages of about `size_bytes` between two ranks take what they took: the line
+    through the measured sizes on both sides of it, or through the last two.
 
-    Raises InputError if the rows have no two sizes of messages.
+    MPI sends small messages in another way than large ones, so that one line would not do. Raises InputError if the
+    rows have no two sizes of messages.
     """
     messages = sorted((row.write_bytes, row.time_ps) for row in rows if row.op_class == MESSAGE)
     if len(messages) < 2:
         raise InputError("the calibration has no messages: calibrate on two ranks (mpirun -n 2 meshemu calibrate)")
-    (least, latency_ps), (most, time_ps) = messages[0], messages[-1]
-    return max(1, (most - least) * _PS // max(1, time_ps - latency_ps)), latency_ps
+    upper = next((i for i, (size, _) in enumerate(messages) if size >= size_bytes), len(messages) - 1)
+    (less, less_ps), (more, more_ps) = messages[max(upper, 1) - 1], messages[max(upper, 1)]
+    rate = (more - less) * _PS // max(1, more_ps - less_ps)
+    latency_ps = less_ps - less * _PS // max(1, rate)
+    if latency_ps < 0:  # a line that gets steeper: all of the time grows with the size
+        rate, latency_ps = more * _PS // max(1, more_ps), 0
+    return max(1, rate), latency_ps
+
+
+def averaging_ps(rows: Sequence[Measured], elements: int) -> int:
+    """What averaging so many fp32 numbers with another rank takes besides messages: measured, or in proportion to the
+    nearest number that was.
+
+    Raises InputError if none was.
+    """
+    known = {row.flops: row.time_ps for row in rows if row.op_class == AVERAGE and row.flops}
+    if not known:
+        raise InputError("the calibration has no averaging: calibrate on two ranks (mpirun -n 2 meshemu calibrate)")
+    nearest = min(known, key=lambda n: (abs(n - elements), n))
+    return known[nearest] * elements // nearest
 
 
 def _one_core(
@@ -124,9 +143,8 @@ def _one_core(
 ) -> HostRow:
     step = host_step(name, batch_size)
     ops, matched, predicted_ps = _predicted(name, batch_size, device, table)
-    comm.barrier()
-    seconds = comm.broadcast(step_s(step.model, step.forward, step.optimizer, budget.step_s))
-    return HostRow(name, batch_size, 1, ops, matched, predicted_ps, round(seconds * _PS))
+    seconds = step_s(step.model, step.forward, step.optimizer, budget.step_s, agreed=comm.max)
+    return HostRow(name, batch_size, 1, ops, matched, predicted_ps, slower_ps(seconds, comm))
 
 
 def _two_ranks(
@@ -134,12 +152,17 @@ def _two_ranks(
 ) -> HostRow:
     step = host_step(name, batch_size // 2)
     ops, matched, predicted_ps = _predicted(name, batch_size // 2, device, table)
-    size_bytes = sum(parameter.numel() * parameter.element_size() for parameter in step.model.parameters())
-    pair = system(device, 2, *link(table.rows))
-    predicted_ps += time(collective("all_reduce", "ring", system=pair, size_bytes=size_bytes, itemsize=4), pair).end_ps
+    elements = sum(parameter.numel() for parameter in step.model.parameters())
+    predicted_ps += averaging_ps(table.rows, elements) + all_reduce_ps(table.rows, 4 * elements)
     comm.barrier()
     seconds = step_s(step.model, step.forward, step.optimizer, budget.step_s, partial(average, comm=comm), comm.max)
     return HostRow(name, batch_size, 2, ops, matched, predicted_ps, round(comm.broadcast(seconds) * _PS))
+
+
+def all_reduce_ps(rows: Sequence[Measured], size_bytes: int) -> int:
+    """The messages of an all-reduce of two ranks, two each way, of half of the bytes; additions take nothing."""
+    pair = system(None, 2, *link(rows, -(-size_bytes // 2)))
+    return time(collective("all_reduce", "ring", system=pair, size_bytes=size_bytes, itemsize=4), pair).end_ps
 
 
 def _predicted(name: str, batch_size: int, device: DeviceSpec, table: Calibration) -> tuple[int, int, int]:

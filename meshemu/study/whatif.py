@@ -1,4 +1,5 @@
-"""`meshemu whatif`: a stored step timed again with each parameter of its machine scaled, ranked by effect.
+"""`meshemu whatif`: a stored step timed again with each parameter of its machine scaled, ranked by effect, with the
+edges of its mesh joined otherwise, and with something gone wrong.
 
 Elasticity is d ln T / d ln p: -1 where the step gets 1 % faster by 1 % more of p, 0 where p does not matter. It is the
 central difference over +-5 % in ln p; the differences to either side are given beside it, since the longest of several
@@ -12,14 +13,19 @@ from itertools import combinations
 from math import isfinite, log
 from pathlib import Path
 
+from meshemu.analysis.critical_path import PARTS
 from meshemu.analysis.verdict import bound_by
 from meshemu.errors import InputError, RecordError
-from meshemu.study.events import Event, events
+from meshemu.record.reader import open_run
+from meshemu.study.capacity import Capacity, capacity_of
+from meshemu.study.discrete import Discrete
+from meshemu.study.events import events
 from meshemu.study.machine import Machine, StoredStep, TimedMachine, open_step, timed
 from meshemu.study.parameters import Parameter, chosen, parameters
 from meshemu.study.pool import jobs_of, map_jobs
+from meshemu.study.topology import topologies
 
-__all__ = ["SCALES", "EventRow", "Next", "PairRow", "ParameterRow", "Point", "WhatIf", "whatif"]
+__all__ = ["SCALES", "DiscreteRow", "Next", "PairRow", "ParameterRow", "Point", "WhatIf", "whatif"]
 
 SCALES = (2.0, 0.5)
 STEP = 1.05
@@ -68,8 +74,8 @@ class PairRow:
 
 
 @dataclass(frozen=True)
-class EventRow:
-    """Something that goes wrong in one place; point: None where the stored Program cannot go on, `why` says why."""
+class DiscreteRow:
+    """A change that is made or not; point: None where the stored Program cannot run with it, `why` says why."""
 
     name: str
     about: str
@@ -89,15 +95,19 @@ class Next:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """All of a study. rows: largest effect first; next: None where nothing helps."""
+    """All of a study. rows: largest effect first; topology: other ways to join the mesh; events: what may go wrong;
+    next: None where nothing helps; capacity: of SRAM, None where nothing is known of it.
+    """
 
     path: str
     scales: tuple[float, ...]
     baseline: Point
     rows: tuple[ParameterRow, ...]
-    events: tuple[EventRow, ...]
+    topology: tuple[DiscreteRow, ...]
+    events: tuple[DiscreteRow, ...]
     pairs: tuple[PairRow, ...]
     next: Next | None
+    capacity: Capacity | None
 
 
 def whatif(
@@ -110,9 +120,9 @@ def whatif(
 ) -> WhatIf:
     """Time the step stored in `path` with each of its machine's parameters times each of `scales`.
 
-    names: of parameters, None for all (`parameters`). pairs: also two at a time. jobs: processes; None: one, or one per
-    core for a large Program. Raises InputError for scales that are not positive and for unknown names, RecordError for
-    a file that cannot be studied.
+    names: of parameters; None for all (`parameters`) and for what is not scaled. pairs: also two at a time. jobs:
+    processes; None: one, or one per core for a large Program. Raises InputError for scales that are not positive and
+    for unknown names, RecordError for a file that cannot be studied.
     """
     factors = _checked(scales)
     stamp = _stamp(path)
@@ -141,9 +151,11 @@ def whatif(
         scales=factors,
         baseline=base,
         rows=tuple(ranked),
+        topology=() if names is not None else prepared.rows(topologies(prepared.step)),
         events=() if names is not None else prepared.events([f for f in factors if f < 1] or [0.5]),
         pairs=_pairs(couples, best, base, single, together),
         next=_next(winner, wanted, single[(winner,)], then) if helps else None,
+        capacity=None if names is not None else capacity_of(open_run(path), prepared.step, prepared.baseline, factors),
     )
 
 
@@ -159,27 +171,28 @@ class _Prepared:
             machine = self.known[name].change(machine, factor)
         return self._timed(machine) if changes else self._told(self.baseline)
 
-    def events(self, factors: Sequence[float]) -> tuple[EventRow, ...]:
-        return tuple(map(self._event, events(self.step, self.baseline, factors)))
+    def events(self, factors: Sequence[float]) -> tuple[DiscreteRow, ...]:
+        return self.rows(events(self.step, self.baseline, factors))
 
-    def _event(self, event: Event) -> EventRow:
-        if event.machine is None:
-            return EventRow(event.name, event.about, None, event.why)
+    def rows(self, changes: Iterable[Discrete]) -> tuple[DiscreteRow, ...]:
+        return tuple(map(self._row, changes))
+
+    def _row(self, change: Discrete) -> DiscreteRow:
+        if change.machine is None:
+            return DiscreteRow(change.name, change.about, None, change.why)
         try:
-            return EventRow(event.name, event.about, self._timed(event.machine), "")
+            return DiscreteRow(change.name, change.about, self._timed(change.machine), "")
         except InputError as error:
-            return EventRow(event.name, event.about, None, str(error))
+            return DiscreteRow(change.name, change.about, None, str(error))
 
     def _timed(self, machine: Machine) -> Point:
         return self._told(timed(self.step, machine))
 
     def _told(self, done: TimedMachine) -> Point:
         path = done.path
-        parts = {
-            name: getattr(path, name)
-            for name in ("compute_ps", "combine_ps", "latency_ps", "serialisation_ps", "waiting_ps")
-        }
-        totals = {"total_ps": path.total_ps, "compute_ps_by_class": path.compute_ps_by_class}
+        parts = {name: getattr(path, name) for name in (f"{part}_ps" for part in PARTS)}
+        by_name = {name: getattr(path, name) for name in ("compute_ps_by_class", "interface_ps_by_unit")}
+        totals = {"total_ps": path.total_ps, **by_name}
         words = bound_by({"critical_path": parts | totals, "router": self.step.options.router})
         return Point(done.time_ps, parts, words)
 

@@ -1,15 +1,16 @@
 """What a what-if found, as tables for people, JSON, CSV and a tornado plot."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import exp
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from meshemu.analysis.table import percent, table
+from meshemu.study.capacity_text import capacity_text
 from meshemu.study.output import csv_text, leave, new_figure
-from meshemu.study.whatif import Point, WhatIf
+from meshemu.study.whatif import DiscreteRow, Point, WhatIf
 from meshemu.units import format_time
 
 if TYPE_CHECKING:  # heavy, and needed only when a picture is made
@@ -20,12 +21,19 @@ __all__ = ["render", "save", "to_csv", "to_json", "tornado"]
 FEWEST = 0.0005
 """Effects under this share of the step are not worth a word."""
 _MOST_PAIRS = 10
+_AS_STORED = (
+    "Messages are routed anew; collectives keep the schedules that the run chose on its own mesh "
+    "(meshemu run --set system.wrap=... chooses again)."
+)
+_TOPOLOGY_COLOUR = "C4"
 _PARTS = {
     "compute_ps": "compute",
     "combine_ps": "combining",
     "latency_ps": "latency",
     "serialisation_ps": "bytes on links",
     "waiting_ps": "waiting",
+    "ingest_ps": "ingest",
+    "spill_ps": "spill",
 }
 
 
@@ -43,8 +51,13 @@ def render(study: WhatIf) -> str:
         sections.append("No parameter makes the step faster by itself.")
     if study.pairs:
         sections.append(f"Two at a time, strongest interaction first\n{_pairs(study)}")
+    if study.topology:
+        found = _discrete(study, study.topology, "how edges are joined")
+        sections.append(f"Topology, one change at a time\n{found}\n{_AS_STORED}")
+    if study.capacity is not None:
+        sections.append(capacity_text(study.capacity, study.baseline.time_ps))
     if study.events:
-        sections.append(f"What may go wrong\n{_events(study)}")
+        sections.append(f"What may go wrong\n{_discrete(study, study.events, 'where')}")
     return "\n\n".join(sections)
 
 
@@ -54,21 +67,30 @@ def to_json(study: WhatIf) -> str:
 
 
 def to_csv(study: WhatIf) -> str:
-    """One row for each parameter and factor, with the parts of the critical path."""
+    """One row for each parameter and factor, with the parts of the critical path; then one for each change that is made
+    or not, without factor and elasticities.
+    """
+    scaled = [
+        (row.name, factor, point, (row.elasticity, row.elasticity_more, row.elasticity_less))
+        for row in study.rows
+        for factor, point in row.points.items()
+    ]
+    made = [
+        (row.name, None, row.point, (None, None, None))
+        for row in (*study.topology, *study.events)
+        if row.point is not None
+    ]
     return csv_text([
         {
-            "parameter": row.name,
+            "parameter": name,
             "factor": factor,
             "time_ps": point.time_ps,
             "time_over_baseline": point.time_ps / study.baseline.time_ps,
-            "elasticity": row.elasticity,
-            "elasticity_more": row.elasticity_more,
-            "elasticity_less": row.elasticity_less,
+            **dict(zip(("elasticity", "elasticity_more", "elasticity_less"), elasticities, strict=True)),
             **point.parts_ps,
             "bound_by": point.bound_by,
         }
-        for row in study.rows
-        for factor, point in row.points.items()
+        for name, factor, point, elasticities in (*scaled, *made)
     ])
 
 
@@ -79,23 +101,25 @@ def save(study: WhatIf, into: Path) -> list[Path]:
 
 
 def tornado(study: WhatIf) -> "Figure":
-    """A tornado plot: the change of the step's time by each parameter and factor, largest effect on top; below, in
-    grey, by what may go wrong.
+    """A tornado plot: the change of the step's time by each parameter and factor, largest effect on top; below, by
+    another topology, and in grey by what may go wrong.
     """
     rows = list(reversed(study.rows))
-    broken = [(row.name, row.point) for row in reversed(study.events) if row.point is not None]
-    figure = new_figure(8, 1.4 + 0.36 * (len(rows) + len(broken)))
+    groups = [(study.topology, _TOPOLOGY_COLOUR), (study.events, "grey")]
+    discrete = [(row.name, row.point, colour) for of, colour in groups for row in of if row.point is not None][::-1]
+    figure = new_figure(8, 1.4 + 0.36 * (len(rows) + len(discrete)))
     axes = figure.add_subplot()
     base = study.baseline.time_ps
-    places = range(-len(broken), 0)
-    axes.barh(places, [100 * (point.time_ps / base - 1) for _, point in broken], height=0.6, color="grey")
+    changes = [100 * (point.time_ps / base - 1) for _, point, _ in discrete]
+    axes.barh(range(-len(discrete), 0), changes, height=0.6, color=[colour for *_, colour in discrete])
     height = 0.8 / len(study.scales)
     for number, factor in enumerate(study.scales):
         changes = [100 * (row.points[factor].time_ps / base - 1) for row in rows]
         at = [place + 0.4 - height * (number + 0.5) for place in range(len(rows))]
         axes.barh(at, changes, height=height, label=f"x {factor:g}", color=f"C{number}")
     axes.axvline(0, color="black", linewidth=0.8)
-    axes.set_yticks(range(-len(broken), len(rows)), [*(name for name, _ in broken), *(row.name for row in rows)])
+    names = [*(name for name, *_ in discrete), *(row.name for row in rows)]
+    axes.set_yticks(range(-len(discrete), len(rows)), names)
     axes.set_xlabel("change of the time of a step in %")
     axes.set_title(f"{Path(study.path).name}: {format_time(base)} a step", fontsize=10)
     axes.grid(axis="x", linewidth=0.4, alpha=0.6)
@@ -146,13 +170,13 @@ def _pairs(study: WhatIf) -> str:
     return table(head, cells)
 
 
-def _events(study: WhatIf) -> str:
+def _discrete(study: WhatIf, rows: Sequence[DiscreteRow], about: str) -> str:
     base = study.baseline.time_ps
-    cells = [
-        [row.name, "-" if row.point is None else _change(row.point, base), row.about, row.why]
-        for row in study.events
-    ]
-    return table(["what", "step", "where", "why not"], cells, right_to=2)
+    cells = []
+    for row in rows:
+        timed = ["-", "-"] if row.point is None else [format_time(row.point.time_ps), _change(row.point, base)]
+        cells.append([row.name, *timed, row.about, row.why])
+    return table(["what", "step", "change", about, "why not"], cells, right_to=3)
 
 
 def _change(point: Point, base_ps: int) -> str:
