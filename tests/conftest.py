@@ -66,6 +66,18 @@ def collective_assert(comm: Any) -> Callable[[object, str], None]:
     return check
 
 
+@pytest.fixture
+def meet(comm: Any) -> Callable[[], None]:
+    """`meet()`: a barrier that leaves the processors to the ranks which are still at work; MPI's own polls."""
+
+    def wait() -> None:
+        barrier = comm.Ibarrier()
+        while not barrier.Test():
+            time.sleep(0.02)
+
+    return wait
+
+
 Mpirun = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -140,10 +152,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not BROWSER_WANTED:
         wanted = [item for item in wanted if item.get_closest_marker("browser") is None]
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
-    items[:] = wanted
+    items[:] = sorted(wanted, key=_limit_s, reverse=True)  # no worker shall end alone with one that takes long
     for item in wanted:
         if unknown := _mpi_arguments(item).keys() - {"min_size"}:
             raise pytest.UsageError(f"{item.nodeid}: mpi mark with unknown argument {', '.join(sorted(unknown))}")
+
+
+def _limit_s(item: pytest.Item) -> float:
+    """The limit that a test sets itself, 0 for that of all."""
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark is not None else 0.0
 
 
 def _mpi_arguments(item: pytest.Item) -> dict[str, Any]:

@@ -9,33 +9,30 @@ The plain training goes through the same micro-batches, and draws the same rando
 gets them from the counter-based kernels, over the whole tensor, in the order in which plain PyTorch runs operators.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from models_under_test import call, grid
+from shared_captures import Captures
 from subjects import SUBJECTS
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import meshemu
-from meshemu.emulator import prepare
 from meshemu.errors import InputError
 from meshemu.execute.compute import step_seed
-from meshemu.workload import capture
-from meshemu.workload.graph import Graph
 from meshemu.workload.random_kernels import Stream, bernoulli
 from meshemu.workload.spmd import Gathered
 
 STEPS = 5
 SAMPLES = 8
 SEED = 3
+CAPTURES = Captures()
 
 Optimizers = Callable[[Iterable[Tensor]], torch.optim.Optimizer]
 
@@ -146,28 +143,12 @@ def evaluate(model_name: str, plan_name: str, regimes: Iterable[str] = tuple(REG
 def emulated(model_name: str, layout: Layout, regime: Regime) -> tuple[meshemu.EmulationResult, Trained]:
     """Five steps under a plan."""
     model, batch, loss_fn = SUBJECTS[model_name].made(SAMPLES, regime.dtype)
-    with _captured_once((model_name, regime.dtype, layout.micro_batches)):
+    with CAPTURES.of(model_name, regime.dtype):
         result = meshemu.emulate(
             model, batch, loss_fn, optimizer=regime.optimizer, system=grid(layout.rows, layout.cols),
             plan=dict(layout.spec), steps=STEPS, seed=SEED,
         )  # fmt: skip
     return result, Trained(result.losses, result.gradients, model.state_dict())
-
-
-_GRAPHS: dict[tuple[str, torch.dtype, int], Graph] = {}
-
-
-@contextmanager
-def _captured_once(key: tuple[str, torch.dtype, int]) -> Iterator[None]:
-    """Capture knows nothing of the plan and takes most of the time of a cell, so that plans share what it gives."""
-
-    def capture_maths(*arguments: Any) -> Graph:
-        if key not in _GRAPHS:
-            _GRAPHS[key] = capture.capture_maths(*arguments)
-        return _GRAPHS[key]
-
-    with patch.object(prepare, "capture_maths", capture_maths):
-        yield
 
 
 @cache

@@ -12,6 +12,7 @@ from synthetic_run import Case, make_case
 from meshemu.analysis import advice as advising
 from meshemu.analysis.exposure import Exposure, exposures
 from meshemu.analysis.hot_spots import charged_links, cuts, short_name
+from meshemu.analysis.ingest import NO_WAIT
 from meshemu.analysis.path_strip import PARTS, path_strip
 from meshemu.analysis.report import as_dict, render
 from meshemu.analysis.roofline import class_roofs
@@ -120,6 +121,9 @@ class _Stored:
     def op_times(self) -> tuple[np.ndarray, np.ndarray]:
         return self._times
 
+    def once(self, function: object) -> object:
+        return function(self)
+
 
 def test_a_slow_link_is_named_first(tmp_path: Path) -> None:
     """One link of a ring at a tenth of its bandwidth: the verdict, the charges and the advice all begin with it."""
@@ -172,7 +176,7 @@ def figures(**changes: object) -> advising.Figures:
     """A step of 1 us that nothing is wrong with."""
     part = Exposure("compute", "", "conv", -1, 0, 10**6, 10**6, {"compute": 10**6}, 0, 0)
     plain = advising.Figures(
-        step_ps=10**6, ingest_ps=0, parts=[part], path_ps=path(), collectives=(), combine=np.zeros_like,
+        step_ps=10**6, ingest=NO_WAIT, parts=[part], path_ps=path(), collectives=(), combine=np.zeros_like,
         mesh=flatten(grid()), router=False, charged=[], cuts=[], load=DeviceLoad(1.0, 5, 5, (), (), ()), roofs=[],
     )  # fmt: skip
     return replace(plain, **changes)
@@ -192,7 +196,7 @@ def path(**ps: int) -> dict[str, int]:
         ("combinations", {"path_ps": path(combine=300_000), "parts": part_of("combine")}, "takes 300 ns of the 1 us"),
         ("latency", {"path_ps": path(latency=300_000), "parts": part_of("latency")}, "in all_reduce x (300 ns)"),
         ("bandwidth", {"path_ps": path(serialisation=400_000), "charged": [(3, 400_000)]}, "link links: with twice"),
-        ("ingest", {"ingest_ps": 20_000}, "waits 20 ns of 1 us"),
+        ("ingest", {"ingest": replace(NO_WAIT, waits_ps=20_000)}, "waits 20 ns of 1 us for input data: more interface"),
         ("uneven_compute", {"load": DeviceLoad(1.25, 4, 5, (3,), (), ())}, "1.25 times as long as the mean, 1 of them"),
         ("uneven_compute", {"load": DeviceLoad(1.0, 5, 5, (), (), (7, 8))}, "2 of 20 devices compute nothing"),
     ],

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from meshemu.analysis.link_ends import BESIDE, link_ends, room_for_switches, switch_bars
+from meshemu.analysis.link_ends import BESIDE, Room, link_ends, room_beside, switch_bars
 from meshemu.hardware import System
 from meshemu.mesh import flatten
 
@@ -11,7 +11,17 @@ from meshemu.mesh import flatten
 def test_neighbours_are_joined_middle_to_middle():
     mesh = flatten(System.grid(rows=1, cols=2, bandwidth=1, latency=0))
     assert link_ends(mesh, np.arange(2), 0.2).tolist() == [[[0, 0], [1, 0]], [[1, 0], [0, 0]]]
-    assert switch_bars(mesh) == [] and room_for_switches(mesh) == (0, 0)
+    assert switch_bars(mesh) == [] and room_beside(mesh) == Room()
+
+
+def test_links_around_the_mesh_go_off_the_grid():
+    grid = System.grid(rows=3, cols=3, bandwidth=1, latency=0)
+    mesh = flatten(grid.override({"wrap": "rows"}))
+    ends = link_ends(mesh, mesh.out_link[[0, 5], [3, 1]], 0.2)  # west of (0,0), east of (1,2)
+    assert ends.tolist() == [[[0, 0], [-1, 0]], [[2, 1], [3, 1]]]
+    both = room_beside(flatten(grid.override({"wrap": "both"})))
+    room = room_beside(mesh)
+    assert room.left == room.right > 0 == room.upper == room.lower < min(both)
 
 
 def test_devices_meet_the_bar_of_their_switch():
@@ -25,7 +35,7 @@ def test_devices_meet_the_bar_of_their_switch():
     bars = [bar.tolist() for bar in switch_bars(mesh)]
     assert bars[:2] == [[[node + BESIDE, 0], [node + BESIDE, 1]] for node in range(2)]
     assert bars[2] == [[BESIDE, -0.75], [1 + BESIDE, -0.75]]
-    assert min(room_for_switches(mesh)) > 0
+    assert room_beside(mesh).upper > 0 and room_beside(mesh).right > 0
 
 
 @pytest.mark.parametrize("name", ["a100-8", "a100-24", "dojo-tile"])

@@ -3,8 +3,9 @@
 import gzip
 import json
 from collections import defaultdict
+from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from stored_step import stored_step
 from synthetic_run import make_case
+from trace_format import faults
 
 import meshemu
 from meshemu.analysis import perfetto
@@ -29,38 +31,16 @@ def ps(value_us: float) -> int:
 
 def check_rules(trace: dict) -> dict[str, list[dict]]:
     """The events by phase, after checks that hold for every trace."""
+    assert faults(json.dumps(trace)) == []
     events = trace["traceEvents"]
     by_phase = defaultdict(list)
     for event in events:
         by_phase[event["ph"]].append(event)
-        assert {"pid", "tid", "name"} <= event.keys()
-    assert by_phase.keys() <= set("MXCsf")
     times = [event["ts"] for event in events if event["ph"] != "M"]
     assert times == sorted(times)
     assert all(event["ph"] == "M" for event in events[: len(by_phase["M"])])
-    on_thread = defaultdict(list)
-    for event in by_phase["X"]:
-        assert event["dur"] >= 0
-        on_thread[event["pid"], event["tid"]].append((ps(event["ts"]), ps(event["ts"]) + ps(event["dur"])))
-    for slices in on_thread.values():
-        slices.sort()
-        assert all(end <= start for (_, end), (start, _) in pairwise(slices))
-    named = {(event["pid"], event["tid"]) for event in by_phase["M"] if event["name"] == "thread_name"}
-    assert named == on_thread.keys()
-    starts, ends = ({event["id"]: event for event in by_phase[phase]} for phase in "sf")
-    assert starts.keys() == ends.keys() and len(starts) == len(by_phase["s"]) == len(by_phase["f"])
-    position = {id(event): number for number, event in enumerate(events)}
-    for flow in by_phase["s"] + by_phase["f"]:
-        at = ps(flow["ts"])
-        around = [
-            event for event in by_phase["X"]
-            if (event["pid"], event["tid"]) == (flow["pid"], flow["tid"])
-            and ps(event["ts"]) <= at < ps(event["ts"]) + ps(event["dur"])
-        ]
-        assert len(around) == 1 and position[id(around[0])] < position[id(flow)]
-        assert flow["ph"] == "s" or flow["bp"] == "e"
-    for number, start in starts.items():
-        assert ps(ends[number]["ts"]) >= ps(start["ts"])
+    used = {(event["pid"], event["tid"]) for event in by_phase["X"]}
+    assert used == {(event["pid"], event["tid"]) for event in by_phase["M"] if event["name"] == "thread_name"}
     return by_phase
 
 
@@ -104,6 +84,45 @@ def test_counters_hold_the_use_of_links(reduced: meshemu.record.Run) -> None:
         busy = sum(share / 100 * length for (_, share), length in zip(values[:-1], width, strict=True))
         assert busy == pytest.approx(links["busy_ps"][link], rel=1e-5)
         assert values[-1] == (reduced.steps["time_ps"].iloc[0], 0)
+
+
+def followed(event: dict, events: list[dict]) -> bool:
+    """Whether there is a later slice on the same thread."""
+    place = event["pid"], event["tid"]
+    return any((other["pid"], other["tid"]) == place and other["ts"] > event["ts"] for other in events)
+
+
+Change = Callable[[dict[str, list[dict]]], object]
+WRONG: dict[str, Change] = {
+    "no name": lambda of: of["X"][0].pop("name"),
+    "no dur": lambda of: of["X"][0].pop("dur"),
+    "dur is -1": lambda of: of["X"][0].update(dur=-1),
+    "ts is '1'": lambda of: of["X"][0].update(ts="1"),
+    "no pid": lambda of: of["C"][0].pop("pid"),
+    "unknown field colour": lambda of: of["X"][0].update(colour=1),
+    "phase 'B'": lambda of: of["X"][0].update(ph="B"),
+    "counts {}": lambda of: of["C"][0].update(args={}),
+    "metadata process_name of {}": lambda of: of["processes"][0].update(args={}),
+    "NaN is no JSON": lambda of: of["C"][0].update(args={"in use": float("nan")}),
+    "binds to the next slice": lambda of: of["f"][0].update(bp="n"),
+    "has no other end": lambda of: of["f"][0].update(id=-1),
+    "ends before it begins": lambda of: [of["s"][0].update(ts=of["f"][-1]["ts"] + 1), of["f"][0].update(ts=0)],
+    "lies in no slice": lambda of: of["s"][0].update(tid=999),
+    "time goes back on": lambda of: of["C"][-1].update(ts=0),
+    "slices overlap": lambda of: next(one for one in of["X"] if followed(one, of["X"])).update(dur=1e9),
+    "has no name before": lambda of: of["X"][0].update(pid=9999),
+    "is given 2 times": lambda of: of["processes"][1].update(pid=of["processes"][0]["pid"]),
+    "are called alike": lambda of: of["processes"][1].update(args=of["processes"][0]["args"]),
+}
+
+
+@pytest.mark.parametrize("fault", WRONG)
+def test_a_broken_rule_is_noticed(fault: str, reduced: meshemu.record.Run) -> None:
+    trace = deepcopy(perfetto.trace(reduced))
+    by_phase = check_rules(trace)
+    by_phase["processes"] = [event for event in by_phase["M"] if event["name"] == "process_name"]
+    WRONG[fault](by_phase)
+    assert any(fault in said for said in faults(json.dumps(trace)))
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, phases=(Phase.generate,))

@@ -32,6 +32,7 @@ def config(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "small.toml"
     path.write_text(GOOD)
+    (tmp_path / "wrong.toml").write_text("plan = = 3\n")
     return path
 
 
@@ -113,6 +114,8 @@ def test_failures_of_the_emulator_become_a_line_and_a_code(error, code, line, co
         (["run", "small.toml", "--set", "a"], "--set a: give it as key=value"),
         (["run", "small.toml", "--steps", "0"], "training.steps = 0: should be greater than 0"),
         (["run", "small.toml", "--set", "model.dtypo=fp32"], "model.dtypo: unknown key, did you mean 'dtype'?"),
+        (["run", "small.toml", "--set", "timing.packet_bytes=4 apples"], "packet_bytes = '4 apples' is not a size"),
+        (["run", "wrong.toml"], "is not valid TOML"),
         (["collectives", "--size", "1 apple"], "--size = '1 apple' is not a size"),
         (["systems", "dojo-tyle"], "dojo-tile"),
         (["report", "no.h5"], "no.h5"),
@@ -159,35 +162,22 @@ def test_a_reader_that_goes_away_is_no_error():
     assert (done.returncode, done.stderr) == (141, "")
 
 
-BAD_FILES = {
-    "unknown key": (GOOD.replace("steps", "stepz"), "training.stepz: unknown key, did you mean 'steps'?"),
-    "bad unit": (GOOD + '[timing]\npacket_bytes = "4 apples"\n', "timing.packet_bytes = '4 apples' is not a size"),
-    "not TOML": ("plan = = 3\n", "is not valid TOML"),
-    "missing file": (None, "cannot be read: No such file or directory"),
-}
-
-
-@pytest.mark.parametrize("ranks", [1, 2])
-@pytest.mark.parametrize("what", BAD_FILES)
-def test_bad_input_under_mpirun_is_one_line_from_one_rank(what, ranks, mpirun, tmp_path):
-    text, said = BAD_FILES[what]
-    path = tmp_path / "bad.toml"
-    if text is not None:
-        path.write_text(text)
+@pytest.mark.parametrize(
+    ("ranks", "name", "said"), [(1, "bad.toml", "did you mean 'steps'?"), (2, "no.toml", "cannot be read")]
+)
+def test_bad_input_under_mpirun_is_one_line_from_one_rank(ranks, name, said, mpirun, tmp_path):
+    """Whatever is bad; which words it is told in does not depend on the launcher."""
+    (tmp_path / "bad.toml").write_text(GOOD.replace("steps", "stepz"))
     start_s = time.monotonic()
-    job = mpirun(ranks, "-m", "meshemu", "run", str(path), timeout_s=30)
+    job = mpirun(ranks, "-m", "meshemu", "run", name, cwd=tmp_path, timeout_s=30)
     assert time.monotonic() - start_s < 15
-    assert job.returncode == 2
-    assert job.stdout == ""
+    assert (job.returncode, job.stdout, job.stderr.count("\n")) == (2, "", 1)
     assert job.stderr.startswith("meshemu: error: ")
     assert said in job.stderr
-    assert job.stderr.count("\n") == 1
 
 
 def test_serial_commands_under_mpirun_answer_once(mpirun):
     job = mpirun(2, "-m", "meshemu", "--version")
     assert (job.returncode, job.stdout, job.stderr) == (0, f"meshemu {__version__}\n", "")
-    job = mpirun(2, "-m", "meshemu", "fly")
-    assert (job.returncode, job.stdout, job.stderr.count("\n")) == (2, "", 1)
     job = mpirun(2, "-m", "meshemu", "compare", "no.h5", "nope.h5")
     assert (job.returncode, job.stdout, job.stderr.count("\n")) == (2, "", 1)

@@ -3,12 +3,12 @@
 import copy
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from models_under_test import Step, assert_same_step, captured, classes, grid, images, partitioned
+from shared_captures import Captures
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +18,7 @@ from meshemu.runtime.local import run_ranks
 from meshemu.workload.models import build_model
 
 BATCH = images(6, 3, 13, 11).float(), classes(6)
+CAPTURES = Captures()
 
 
 def network() -> nn.Module:
@@ -61,15 +62,16 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, tuple[int, int]]]
 def test_bits_do_not_depend_on_ranks(name: str, rank_counts: tuple[int, ...]) -> None:
     """Of whole trainings; tests/test_plan_cells.py has one step of every plan on 1 to 4 ranks.
 
-    Every rank captures the step for itself, which is what takes the time here.
+    Here all ranks share what one of them captures, below every process captures for itself.
     """
     make, *rest = CASES[name]
-    alone = outcome(make(), *rest, None)  # type: ignore[arg-type]
-    for n_ranks in rank_counts:
-        models = [make() for _ in range(n_ranks)]
-        results = run_ranks(n_ranks, lambda comm: outcome(models[comm.rank], *rest, comm))  # noqa: B023
-        for rank, result in enumerate(results):
-            assert result == alone, f"rank {rank} of {n_ranks} differs from a run on one rank"
+    with CAPTURES.of(make):
+        alone = outcome(make(), *rest, None)  # type: ignore[arg-type]
+        for n_ranks in rank_counts:
+            models = [make() for _ in range(n_ranks)]
+            results = run_ranks(n_ranks, lambda comm: outcome(models[comm.rank], *rest, comm))  # noqa: B023
+            for rank, result in enumerate(results):
+                assert result == alone, f"rank {rank} of {n_ranks} differs from a run on one rank"
 
 
 def test_digest_tells_a_change_of_one_bit() -> None:
@@ -81,36 +83,15 @@ def test_digest_tells_a_change_of_one_bit() -> None:
     assert digests[0] == digests[2] != digests[1]
 
 
-PROGRAM = """
-import json, sys
-sys.path.insert(0, {tests!r})
-from mpi4py import MPI
-from test_execute_ranks import CASES, outcome
-make, *rest = CASES[{name!r}]
-result = outcome(make(), *rest, MPI.COMM_WORLD)
-everywhere = MPI.COMM_WORLD.allgather(result == MPI.COMM_WORLD.bcast(result))
-if MPI.COMM_WORLD.rank == 0:
-    print("RESULT", json.dumps([all(everywhere), result]))
-"""
-
-
-def test_bits_do_not_depend_on_mpi_ranks(mpirun: Any) -> None:
-    name = "spatial 2 x 3 of 3 x 3"
-    make, *rest = CASES[name]
-    job = mpirun(3, "-m", "mpi4py", "-c", PROGRAM.format(tests=str(Path(__file__).parent), name=name), timeout_s=100)
-    assert job.returncode == 0, job.stderr
-    (line,) = (line for line in job.stdout.splitlines() if line.startswith("RESULT"))
-    same_everywhere, result = json.loads(line.removeprefix("RESULT "))
-    assert same_everywhere
-    assert result == outcome(make(), *rest, None)  # type: ignore[arg-type]
-
-
 @pytest.mark.mpi(min_size=2)
-def test_bits_do_not_depend_on_the_ranks_of_this_job(comm: Any, collective_assert: Any) -> None:
-    make, *rest = CASES["data 2 x 3"]
+def test_bits_do_not_depend_on_the_ranks_of_this_job(comm: Any, meet: Any, collective_assert: Any) -> None:
+    """Processes: text on two, images in uneven regions on three, more samples than devices on four and more."""
+    make, *rest = CASES[{2: "text, data 2 x 3", 3: "spatial 2 x 3 of 3 x 3"}.get(comm.size, "data 2 x 3")]
     if comm.size > 6:
         rest[-1] = (4, 4)
-    expected = comm.bcast(outcome(make(), *rest, None) if comm.rank == 0 else None)  # type: ignore[arg-type]
+    expected = outcome(make(), *rest, None) if comm.rank == 0 else None  # type: ignore[arg-type]
+    meet()
+    expected = comm.bcast(expected)
     collective_assert(outcome(make(), *rest, comm) == expected, "differs from a run on one rank")  # type: ignore[arg-type]
 
 

@@ -33,7 +33,7 @@ ROW = {part: number for number, row in enumerate(ROWS) for part in row}
 HOMES = {
     "mpi4py": ("runtime/mpi.py",),
     "h5py": ("record/",),
-    "numba": ("network/",),
+    "numba": ("network/", "workload/formats/"),
     "torch": ("workload/", "execute/"),
     "sklearn": ("workload/data/",),
     "matplotlib": ("analysis/", "study/"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from shared_captures import Captures
 
 import meshemu
 from meshemu.config import load, parse
@@ -60,7 +61,8 @@ def test_the_model_of_a_shipped_configuration_fits_its_data(path: Path) -> None:
 def test_a_model_of_several_heads_trains_from_a_configuration(tmp_path: Path) -> None:
     """On two ranks, each with a model and data of its own, as a plain loop of PyTorch trains it."""
     config = parse(SMALL, origin="SMALL", directory=tmp_path)
-    results = run_ranks(2, lambda comm: meshemu.run(config, tmp_path / "run.h5", comm=comm))
+    capture = Captures().capture
+    results = run_ranks(2, lambda comm: meshemu.run(config, tmp_path / "run.h5", comm=comm, capture=capture))
 
     model = build_model("hydranet", config.model.args, seed=3).double()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)

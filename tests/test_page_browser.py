@@ -1,5 +1,6 @@
 """The page in a real browser: it draws, answers pointer and keys, sorts, and complains about nothing."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -156,6 +157,30 @@ def test_pointer_slider_keys_and_tables(window: Browser, run: Run, tmp_path: Pat
     assert window.console() == []
 
 
+def test_a_page_of_3000_devices_answers(window: Browser, tmp_path: Path) -> None:
+    """All corners of the mesh, slider, keys and the longest table."""
+    run = open_run(make_case(60, 50, dead=(1234,)).write(tmp_path / "large.h5", 2))
+    opened(window, run, tmp_path / "large.html")
+    assert "3,000" in texts(window, "#about")[0]
+    pitch = window.run("return document.querySelector('#wafer canvas').clientWidth;") / (49 + 2 * MARGIN)
+    compute = run.devices(-1)["compute_ps"]
+    for row, col in ((0, 0), (59, 49), (0, 49), (33, 17)):
+        window.move_to("#wafer canvas", (col + MARGIN) * pitch, (row + MARGIN) * pitch)
+        assert f"device {50 * row + col}:" in tip(window) and format_time(int(compute[50 * row + col])) in tip(window)
+    window.press("#wafer canvas", "\ue014")  # arrow to the right
+    assert f"device {50 * 33 + 18}:" in tip(window)
+    assert window.run(SLIDE, 1) != window.run(SLIDE, 2) != window.run(SLIDE, 0) == "whole step"
+    links = run.links(-1)
+    window.click("#table-links th:nth-child(5) button")
+    first = texts(window, "#table-links tbody tr:first-child td")
+    assert first[4] == format_bytes(int(links["bytes"].max()))
+    assert links["bytes"][int(first[0].replace(",", ""))] == links["bytes"].max()
+    shown = len(texts(window, "#table-links tbody tr"))
+    window.click("#table-links .more")
+    assert shown < len(texts(window, "#table-links tbody tr")) <= len(links)
+    assert window.console() == []
+
+
 def test_times_read_as_meshemu_prints_them(window: Browser, run: Run, tmp_path: Path) -> None:
     """The page formats quantities itself: it must agree with units.py, at the edges of prefixes too."""
     opened(window, run, tmp_path / "page.html")
@@ -179,11 +204,13 @@ def test_dark_paper_and_pages_that_lack_things(window: Browser, tmp_path: Path) 
         opened(window, open_run(tmp_path / f"{name}.h5"), tmp_path / f"{name}.html")
         assert window.run("return document.querySelector('#wafer canvas').width > 0;")
     paper = "return getComputedStyle(document.body).backgroundColor;"
-    light = window.run(paper)
+    first = "return getComputedStyle(document.querySelector('#links-legend .bar')).backgroundImage.split('), ')[1];"
+    light, on_light = window.run(paper), window.run(first)
     window.dark(True)
     assert light == "rgb(255, 255, 255)" != window.run(paper)
-    first = "return getComputedStyle(document.querySelector('#links-legend .bar')).backgroundImage.split('), ')[1];"
-    on_dark = window.run(first)
+    deadline_s = time.monotonic() + 10
+    while (on_dark := window.run(first)) == on_light:  # the page is told in its own time
+        assert time.monotonic() < deadline_s
     window.run("dispatchEvent(new Event('beforeprint'));")  # paper is white, whatever the screen is
     assert window.run(first) != on_dark
     window.run("dispatchEvent(new Event('afterprint'));")

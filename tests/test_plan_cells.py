@@ -23,16 +23,18 @@ from meshemu.runtime.local import run_ranks
 from meshemu.workload.samples import first_samples
 
 CELLS = [
-    ("resnet", "spatial"), ("resnet", "pipeline"), ("regnet", "data x spatial"), ("regnet", "zero 2"),
+    ("resnet", "spatial"), ("resnet", "zero 1"), ("regnet", "data x spatial"), ("regnet", "zero 2"),
     ("convnext", "data x spatial"), ("convnext", "tensor"), ("vit", "data x tensor"), ("vit", "zero 3"),
-    ("gpt2", "zero 1"), ("gpt2", "pipeline x data"), ("llama", "data x zero 3 x tensor"), ("llama", "zero 2"),
-    ("bert", "pipeline x zero 3 x tensor"), ("bert", "zero 1"), ("own regnet", "zero 2 x spatial x tensor"),
-    ("own regnet", "pipeline x data"), ("own resnet50", "spatial"), ("own resnet50", "pipeline x zero 3 x tensor"),
-    ("own gpt", "data"), ("own gpt", "pipeline"), ("own hydranet", "zero 3"),
+    ("gpt2", "pipeline"), ("gpt2", "pipeline x data"), ("llama", "data x zero 3 x tensor"), ("llama", "zero 2"),
+    ("bert", "pipeline x zero 3 x tensor"), ("bert", "pipeline x data"), ("own regnet", "zero 2 x spatial x tensor"),
+    ("own regnet", "spatial"), ("own resnet50", "pipeline"), ("own resnet50", "pipeline x zero 3 x tensor"),
+    ("own gpt", "data"), ("own gpt", "zero 1"), ("own hydranet", "zero 3"),
     ("own hydranet", "data x zero 3 x tensor"), ("own occupancy", "data"), ("own occupancy", "zero 3"),
     ("plain vgg", "zero 2 x spatial x tensor"), ("plain vgg", "tensor"), ("plain mobilenet", "data x tensor"),
     ("plain mobilenet", "zero 2"), ("plain densenet", "zero 1"), ("plain densenet", "data x spatial"),
 ]  # fmt: skip
+"""Both plans of a model pass micro-batches of one size, so that they share what is captured."""
+
 IN_ALL_REGIMES = {("own gpt", "data"), ("plain densenet", "data x spatial"), ("gpt2", "pipeline x data")}
 
 

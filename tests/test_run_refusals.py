@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from models_under_test import grid
+from small_run import config_text, written
 from torch.nn import functional as F
 
 import meshemu
@@ -15,19 +16,10 @@ from meshemu.runtime.failure import guard
 from meshemu.runtime.launch import detect_launch
 from meshemu.workload.user_function import load_function
 
-CONFIG = """
-plan = { data = 2 }
-[system]
-grid = { rows = 2, cols = 2, bandwidth = "50 GB/s", latency = "500 ns" }
-[model]
-build = "mine.py:tiny"
-[data]
-build = "mine.py:data"
-batch_size = 4
-[training]
-steps = 1
-optimizer = { name = "sgd", lr = 0.1 }
-"""
+CONFIG = config_text(
+    'steps = 1\noptimizer = { name = "sgd", lr = 0.1 }', plan="{ data = 2 }", model='build = "mine.py:tiny"',
+    batch_size=4,
+)  # fmt: skip
 MINE = """
 import torch
 from torch import nn
@@ -134,10 +126,8 @@ IDS = [case[0] for case in CASES]
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "run.toml").write_text(CONFIG)
-    (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    return written(tmp_path, CONFIG, MINE)
 
 
 @pytest.mark.parametrize(("_name", "given", "_settings", "said"), CASES, ids=IDS)
@@ -171,12 +161,3 @@ def test_from_a_configuration(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("meshemu") and said in line
     assert not (folder / "run.h5").exists()
-
-
-def test_one_rank_speaks_for_all(folder: Path, mpirun: Any) -> None:
-    _, _, settings, said = CASES[-1]
-    words = [word for setting in settings for word in ("--set", setting)]
-    job = mpirun(2, "-m", "meshemu", "run", "run.toml", *words, cwd=folder, timeout_s=60)
-    lines = [line for line in job.stderr.splitlines() if line.startswith("meshemu")]
-    assert job.returncode == 2
-    assert len(lines) == 1 and said in lines[0] and "Traceback" not in job.stderr

@@ -20,14 +20,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SECONDS = 30  # far below any timeout, far above what a job here takes
 
 JOB = """
-import os, sys, time
+import functools, os, sys, time
 from meshemu.errors import InputError
+from meshemu.runtime import failure
 from meshemu.runtime.failure import guard_ranks
 from meshemu.runtime.launch import detect_launch, set_launch_defaults
 from meshemu.runtime.mpi import raw_world
 from meshemu.runtime.supervisor import supervise
 
 launch = detect_launch(os.environ)
+failure.collect_failures = functools.partial(failure.collect_failures, patience_s={patience_s})
 
 def work():
     comm = raw_world()
@@ -46,9 +48,10 @@ sys.exit(supervise(main, launch))
 """
 
 
-def run_job(mpirun, ranks, body):
+def run_job(mpirun, ranks, body, patience_s=5.0):
+    """patience_s: for which a rank that failed waits for the others to fail too."""
     start_s = time.monotonic()
-    job = mpirun(ranks, "-c", JOB.format(body=body), timeout_s=40)
+    job = mpirun(ranks, "-c", JOB.format(body=body, patience_s=patience_s), timeout_s=40)
     assert time.monotonic() - start_s < SECONDS
     return job
 
@@ -94,20 +97,20 @@ def test_a_failure_of_all_ranks_at_different_moments_is_told_once(mpirun):
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_failure_of_one_rank_aborts_the_others(mpirun, rank):
-    job = run_job(mpirun, 2, f"1 / (rank != {rank})")
+    job = run_job(mpirun, 2, f"1 / (rank != {rank})", patience_s=0.5)
     assert job.returncode == 3
     assert len(ours(job)) == 1
     assert ours(job)[0].startswith(f"meshemu: rank {rank} of 2: internal error: ZeroDivisionError: ")
 
 
 def test_bad_input_on_one_rank_keeps_its_code(mpirun):
-    job = run_job(mpirun, 2, "if last: raise InputError('no file here')")
+    job = run_job(mpirun, 2, "if last: raise InputError('no file here')", patience_s=0.5)
     assert job.returncode == 2
     assert ours(job) == ["meshemu: rank 1 of 2: error: no file here"]
 
 
 def test_a_rank_that_calls_exit_does_not_hang_the_others(mpirun):
-    job = run_job(mpirun, 2, "last and sys.exit(4)")
+    job = run_job(mpirun, 2, "last and sys.exit(4)", patience_s=0.5)
     assert job.returncode == 3
     assert "SystemExit: 4" in ours(job)[0]
 
@@ -120,9 +123,12 @@ def test_signals_reach_the_work_and_end_it(number, code, body):
         body = body.replace("SIGTERM", "SIGINT")
     program = f"""
 import signal, sys, time
+from meshemu.runtime import supervisor
 from meshemu.runtime.launch import Launch
 from meshemu.runtime.failure import guard
 from meshemu.runtime.supervisor import supervise
+supervisor._GRACE_S = 1
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it, as a shell with & does
 def work():
     print("ready", flush=True)
     {body}
@@ -141,7 +147,7 @@ sys.exit(supervise(lambda: guard(work, Launch(1, 2)), Launch(1, 2)))
 
 def test_mpirun_passes_an_interrupt_on(tmp_path):
     script = tmp_path / "job.py"
-    script.write_text(JOB.format(body="print('ready', flush=True); time.sleep(60)"))
+    script.write_text(JOB.format(body="print('ready', flush=True); time.sleep(60)", patience_s=5.0))
     mpirun = os.path.join(os.path.dirname(sys.executable), "mpirun")
     command = [mpirun, "-n", "2", sys.executable, str(script)]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models_under_test import classes, grid, images
+from shared_captures import Captures
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -195,6 +196,9 @@ def test_work() -> None:
     assert (work.flops, work.read_bytes, work.write_bytes) == (17, 72, 68)
 
 
+CAPTURES = Captures()
+
+
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
@@ -215,10 +219,11 @@ def test_training_equals_plain_pytorch(plan: Any) -> None:
         norms.append(float(nn.utils.clip_grad_norm_(plain.parameters(), 0.3)))
         optimizer.step()
         losses.append(float(loss.detach()))
-    result = meshemu.emulate(
-        emulated, batch, F.cross_entropy, optimizer=lambda p: torch.optim.SGD(p, lr=0.5), clip_norm=0.3,
-        system=grid(2, 2), plan=plan, steps=4,
-    )  # fmt: skip
+    with CAPTURES.of(network):
+        result = meshemu.emulate(
+            emulated, batch, F.cross_entropy, optimizer=lambda p: torch.optim.SGD(p, lr=0.5), clip_norm=0.3,
+            system=grid(2, 2), plan=plan, steps=4,
+        )  # fmt: skip
     assert min(norms) > 0.3
     torch.testing.assert_close(result.losses, losses, rtol=1e-9, atol=0)
     torch.testing.assert_close(result.gradient_norms, norms, rtol=1e-9, atol=0)
@@ -227,13 +232,13 @@ def test_training_equals_plain_pytorch(plan: Any) -> None:
 
 
 def test_an_infinite_bound_measures_and_changes_nothing() -> None:
-    results = [
-        meshemu.emulate(
-            network(), (images(4, 3, 8, 8), classes(4)), F.cross_entropy, clip_norm=bound,
-            system=grid(2, 2),
-        )
-        for bound in (None, float("inf"))
-    ]  # fmt: skip
+    with CAPTURES.of(network):
+        results = [
+            meshemu.emulate(
+                network(), (images(4, 3, 8, 8), classes(4)), F.cross_entropy, clip_norm=bound, system=grid(2, 2)
+            )
+            for bound in (None, float("inf"))
+        ]
     (without,), (norm,) = (result.gradient_norms for result in results)
     assert without == pytest.approx(norm, rel=1e-12)
     assert norm == pytest.approx(sum(float(g.square().sum()) for g in results[0].gradients.values()) ** 0.5)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from models_under_test import assert_close, classes, grid, images
+from shared_captures import Captures
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,6 +17,7 @@ from meshemu.execute.evaluation import held_out
 from meshemu.program.ir import OpKind
 from meshemu.runtime.local import run_ranks
 
+CAPTURES = Captures()
 TILE = meshemu.System.preset("dojo-tile")
 
 
@@ -54,7 +56,8 @@ def test_metrics_equal_plain_pytorch(plan: Any) -> None:
     model = network()
     before = copy.deepcopy(model)
     expected = metrics(plain(model), BATCH[1])
-    result = meshemu.evaluate(model, BATCH, metrics, system=grid(2, 4), plan=plan)
+    with CAPTURES.of(metrics):
+        result = meshemu.evaluate(model, BATCH, metrics, system=grid(2, 4), plan=plan)
     assert list(result.metrics) == list(expected)
     for name, wanted in expected.items():
         if wanted.is_floating_point():
@@ -91,7 +94,8 @@ def test_it_costs_a_forward_and_no_more() -> None:
 
 def test_the_same_on_any_number_of_ranks() -> None:
     def run(comm: Any) -> Any:
-        result = meshemu.evaluate(models[comm.rank], BATCH, metrics, system=grid(2, 3), plan="spatial", comm=comm)
+        with CAPTURES.of(metrics):
+            result = meshemu.evaluate(models[comm.rank], BATCH, metrics, system=grid(2, 3), plan="spatial", comm=comm)
         return result.metrics, result.time_ps
 
     models = [network() for _ in range(4)]

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from models_under_test import classes, grid, images
+from shared_captures import Captures
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -17,6 +18,7 @@ from meshemu.cost.op_classes import OPTIMIZERS
 from meshemu.errors import InputError
 from meshemu.execute.optimizer import ELEMENTWISE, bind_optimizer, make_optimizer, updates_of
 
+CAPTURES = Captures()
 OPTIONS: dict[str, dict[str, Any]] = {
     "sgd": {}, "sgd_momentum": {"momentum": 0.9}, "sgd_nesterov": {"momentum": 0.9, "nesterov": True},
     "adam": {}, "adam_amsgrad": {"amsgrad": True}, "adamw": {}, "adamw_amsgrad": {"amsgrad": True},
@@ -248,6 +250,7 @@ def test_training_equals_plain_pytorch(name: str) -> None:
         warnings.simplefilter("error")
         options = {"name": name, "lr": 0.01}
         optimizer = make_optimizer(emulated, options)
-        meshemu.emulate(emulated, batch, F.cross_entropy, optimizer=optimizer, system=grid(2, 2), steps=4)
+        with CAPTURES.of(test_training_equals_plain_pytorch):
+            meshemu.emulate(emulated, batch, F.cross_entropy, optimizer=optimizer, system=grid(2, 2), steps=4)
     for a, b in zip(emulated.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)

@@ -11,6 +11,8 @@ import pytest
 import torch
 import xarray as xr
 from models_under_test import classes, grid, images
+from shared_captures import Captures
+from small_run import MINE, config_text, written
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +27,7 @@ from meshemu.runtime.local import run_ranks
 SYSTEM = grid(2, 2)
 BATCH = images(8, 6), classes(8)
 STEPS = 3
+CAPTURES = Captures()
 
 
 def network() -> nn.Module:
@@ -70,10 +73,12 @@ def plain(model: nn.Module, loss_fn: Any, parts: int = 1) -> tuple[list[float], 
 
 
 def emulated(path: Path, loss_fn: Any, comm: Any = None, model: nn.Module | None = None, **options: Any) -> Any:
-    return meshemu.emulate(
-        network() if model is None else model, BATCH, loss_fn, optimizer=two_groups,
-        schedule={"name": "exponential", "gamma": 0.5}, system=SYSTEM, steps=STEPS, output=path, comm=comm, **options,
-    )  # fmt: skip
+    with CAPTURES.of(loss_fn):
+        return meshemu.emulate(
+            network() if model is None else model, BATCH, loss_fn, optimizer=two_groups,
+            schedule={"name": "exponential", "gamma": 0.5}, system=SYSTEM, steps=STEPS, output=path, comm=comm,
+            **options,
+        )  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -155,9 +160,10 @@ def test_a_run_that_goes_on_records_where_it_is() -> None:
         return optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4)
 
     def steps(model: nn.Module, optimizer: Any, schedule: Any, n: int) -> Any:
-        return meshemu.emulate(
-            model, BATCH, terms, optimizer=optimizer, schedule=schedule, clip_norm=0.5, system=SYSTEM, steps=n
-        )
+        with CAPTURES.of(terms):
+            return meshemu.emulate(
+                model, BATCH, terms, optimizer=optimizer, schedule=schedule, clip_norm=0.5, system=SYSTEM, steps=n
+            )
 
     model = network()
     whole = steps(model, *training(model), 4)
@@ -176,35 +182,21 @@ def test_a_run_that_goes_on_records_where_it_is() -> None:
         assert begun.losses_by_name[name] + carried_on.losses_by_name[name] == losses
 
 
-CONFIG = """
-plan = "data"
-[system]
-grid = { rows = 2, cols = 2, bandwidth = "50 GB/s", latency = "500 ns" }
-[model]
-build = "mine.py:model"
-dtype = "fp64"
-[data]
-build = "mine.py:data"
-batch_size = 8
-[training]
+CONFIG = config_text(
+    """
 steps = 3
 loss = "model"
 evaluate_every = 2
 optimizer = { name = "sgd", lr = 0.1 }
-"""
-MINE = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-
+""",
+    model='build = "mine.py:model"\ndtype = "fp64"',
+)
+HEADS = MINE + """
 class Heads(nn.Module):
     def __init__(self):
         super().__init__()
-        g = torch.Generator().manual_seed(1)
         self.trunk, self.left, self.right = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 2)
         self.noise = nn.Dropout(0.5)
-        for p in self.parameters():
-            p.data = torch.randn(p.shape, generator=g) / 4
     def forward(self, x):
         x = self.noise(torch.tanh(self.trunk(x)))
         return {"left": self.left(x), "right": self.right(x)}
@@ -215,22 +207,20 @@ class Heads(nn.Module):
         }
 
 def model():
-    return Heads()
+    return drawn(Heads())
+
+classes = data
 
 def data():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(40, 6, generator=g)
-    y = {"left": x[:, :3].argmax(1), "right": x[:, 3:5]}
-    held = {name: t[:20] for name, t in y.items()}
-    return x, y, x[:20], held
+    x, left, _, _ = classes()
+    y = {"left": left, "right": x[:, 3:5]}
+    return x, y, x[:20], {name: t[:20] for name, t in y.items()}
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "run.toml").write_text(CONFIG)
-    (tmp_path / "mine.py").write_text(MINE)
-    return tmp_path
+    return written(tmp_path, CONFIG, HEADS)
 
 
 def test_a_model_with_several_heads_is_judged_on_held_out_data_by_each(folder: Path) -> None:
@@ -239,7 +229,7 @@ def test_a_model_with_several_heads_is_judged_on_held_out_data_by_each(folder: P
     result = meshemu.run(config, folder / "run.h5", save=folder / "state.pt")
     run = meshemu.open(folder / "run.h5")
     namespace: dict[str, Any] = {}
-    exec(MINE, namespace)
+    exec(HEADS, namespace)
     model = namespace["model"]().double()
     model.load_state_dict(torch.load(folder / "state.pt", weights_only=True)["model"])
     _, _, x, targets = namespace["data"]()
@@ -261,8 +251,8 @@ def test_a_model_with_several_heads_is_judged_on_held_out_data_by_each(folder: P
 
 def test_a_fault_in_the_held_out_data_ends_every_rank(folder: Path) -> None:
     term = 'F.cross_entropy(outputs["left"], targets["left"])'
-    assert term in MINE
-    bad = MINE.replace(term, f'{term} if self.training else outputs["left"]')
+    assert term in HEADS
+    bad = HEADS.replace(term, f'{term} if self.training else outputs["left"]')
     (folder / "mine.py").write_text(bad)
     with pytest.raises(CaptureError, match="loss 'left' must be a tensor of one element, not a tensor of shape"):
         run_ranks(2, lambda comm: meshemu.run(load(folder / "run.toml"), folder / "run.h5", comm=comm).path)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from models_under_test import classes, grid, images
+from small_run import MINE, config_text, written
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,17 +19,8 @@ from meshemu.execute.state import load_model, save_state
 from meshemu.runtime.launch import detect_launch
 from meshemu.runtime.local import run_ranks
 
-CONFIG = """
-plan = "data"
-[system]
-grid = { rows = 2, cols = 2, bandwidth = "50 GB/s", latency = "500 ns" }
-[model]
-build = "mine.py:model"
-autocast = "bf16"
-[data]
-build = "mine.py:data"
-batch_size = 8
-[training]
+CONFIG = config_text(
+    """
 steps = 5
 loss = "mine.py:loss"
 clip_norm = 0.5
@@ -40,36 +32,18 @@ groups = [{ match = "*.bias", weight_decay = 0.0 }]
 [training.schedule]
 name = "cosine"
 warmup_steps = 2
-"""
-MINE = """
-import torch
-from torch import nn
-from torch.nn import functional as F
-
+""",
+    model='build = "mine.py:model"\nautocast = "bf16"',
+)
+MODEL = """
 def model(width=16):
-    # Numbers of its own: ranks that are threads of one process share torch's generator.
-    built = nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.GELU(), nn.Linear(width, 3))
-    g = torch.Generator().manual_seed(1)
-    for p in built.parameters():
-        p.data = torch.randn(p.shape, generator=g) / 4
-    return built
-
-def data():
-    g = torch.Generator().manual_seed(0)
-    x = torch.randn(64, 6, generator=g)
-    y = x[:, :3].argmax(1)
-    return x, y, x[:16], y[:16]
-
-def loss(outputs, targets):
-    return F.cross_entropy(outputs, targets)
+    return drawn(nn.Sequential(nn.Linear(6, width), nn.BatchNorm1d(width), nn.GELU(), nn.Linear(width, 3)))
 """
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    (tmp_path / "run.toml").write_text(CONFIG)
-    (tmp_path / "mine.py").write_text(MINE)
-    return tmp_path
+    return written(tmp_path, CONFIG, MINE + MODEL)
 
 
 def model(width: int = 16) -> nn.Sequential:
