@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from meshemu.analysis.exposure import Exposure
 from meshemu.analysis.hot_spots import Cut, short_name
+from meshemu.analysis.ingest import IngestWait, remedy
 from meshemu.analysis.roofline import ClassRoof
 from meshemu.analysis.stragglers import DeviceLoad
 from meshemu.collectives import ALGORITHMS, closed_form_ps, feasible
@@ -45,7 +46,7 @@ class Figures:
     """
 
     step_ps: int
-    ingest_ps: int
+    ingest: IngestWait
     parts: Sequence[Exposure]
     path_ps: Mapping[str, int]
     collectives: Sequence[CollectiveUse]
@@ -237,17 +238,12 @@ def below_the_roof(figures: Figures) -> list[Advice]:
 
 
 def ingest(figures: Figures) -> list[Advice]:
-    """A step that waits for its batch."""
-    if figures.ingest_ps < WORTH * figures.step_ps:
+    """A step that waits for its batch, and at which rate it would not."""
+    waits_ps = figures.ingest.waits_ps
+    if waits_ps < WORTH * figures.step_ps:
         return []
-    return [
-        Advice(
-            "ingest",
-            f"The step waits {format_time(figures.ingest_ps)} of {format_time(figures.step_ps)} for input data: more "
-            "interface processors, or smaller samples, would save up to that.",
-            figures.ingest_ps,
-        )
-    ]
+    waits = f"The step waits {format_time(waits_ps)} of {format_time(figures.step_ps)} for input data"
+    return [Advice("ingest", f"{waits}: {remedy(figures.ingest)}.", waits_ps)]
 
 
 ADVISERS: tuple[Callable[[Figures], list[Advice]], ...] = (

@@ -1,9 +1,9 @@
 """The chain of ops and messages that decides how long a step takes, and what its time went into.
 
-Walked backwards from the op that ends last. What an op waited for last is: for COMPUTE and REDUCE the op before it on
-the same unit if it had to queue, else its latest dependency; for RECV the message if that came after all dependencies,
-of a reduction in the network the contribution that would come last on a free mesh. The parts add up to the duration of
-the step exactly.
+Walked backwards from the op that ends last. What an op waited for last is: for one that occupies a unit the op before
+it there if it had to queue, else its latest dependency; for RECV the message if that came after all dependencies, of a
+reduction in the network the contribution that would come last on a free mesh. The parts add up to the duration of the
+step exactly.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from meshemu.cost.threads import MOST_THREADS, Threads, units_of
 from meshemu.mesh import Mesh, Order
 from meshemu.network import lone_messages
+from meshemu.program.interfaces import ingest_ops, interface_unit_name
 from meshemu.program.ir import OpKind, Program
+from meshemu.program.units import NO_UNIT, Unit
 
-__all__ = ["CriticalPath", "critical_path"]
+__all__ = ["PARTS", "CriticalPath", "critical_path", "parts_of_ops"]
 
 _I64 = NDArray[np.int64]
+
+PARTS = ("compute", "combine", "latency", "serialisation", "waiting", "ingest", "spill")
+"""What the time on a critical path goes into."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,9 @@ class CriticalPath:
 
     compute_ps: COMPUTE ops, also by op class. combine_ps: REDUCE ops. latency_ps and serialisation_ps: what the
     messages on the path would take on a free mesh (merges in routers are latency). waiting_ps: messages that waited for
-    links in use, or in a router for the other parts of a sum. n_messages on the path; ops: their ids, first to last.
+    links in use, or in a router for the other parts of a sum. ingest_ps, spill_ps: PCIe and links of interface
+    processors, for input data and for what devices have no room for; also by unit, in words, the longest first.
+    n_messages on the path; ops: their ids, first to last.
     """
 
     compute_ps: int
@@ -34,14 +42,17 @@ class CriticalPath:
     latency_ps: int
     serialisation_ps: int
     waiting_ps: int
+    ingest_ps: int
+    spill_ps: int
     n_messages: int
     compute_ps_by_class: dict[str, int]
+    interface_ps_by_unit: dict[str, int]
     ops: tuple[int, ...]
 
     @property
     def communication_ps(self) -> int:
         """All but compute."""
-        return self.combine_ps + self.latency_ps + self.serialisation_ps + self.waiting_ps
+        return sum(getattr(self, f"{part}_ps") for part in PARTS if part != "compute")
 
     @property
     def total_ps(self) -> int:
@@ -49,12 +60,23 @@ class CriticalPath:
         return self.compute_ps + self.communication_ps
 
 
+def parts_of_ops(program: Program) -> NDArray[np.int8]:
+    """The part of the path that each op is when it is on it, int8[n_ops]: indices of PARTS, -1 for SEND and RECV."""
+    of_kind = {OpKind.COMPUTE: "compute", OpKind.REDUCE: "combine", OpKind.INTERFACE: "spill"}
+    number = np.array([PARTS.index(of_kind[kind]) if kind in of_kind else -1 for kind in OpKind], np.int8)
+    found = number[program.kind]
+    found[(program.kind == OpKind.INTERFACE) & ingest_ops(program)] = PARTS.index("ingest")
+    return found
+
+
 def critical_path(program: Program, mesh: Mesh, start_ps: _I64, end_ps: _I64, order: Order = "xy") -> CriticalPath:
     """The critical path of a timed Program; start_ps, end_ps: int64[n_ops]; order: how messages were routed."""
     before_on_unit = _UnitQueues(program, start_ps, end_ps)
     last_sender = _last_senders(program, mesh, order, start_ps)
-    parts = {"compute": 0, "combine": 0, "latency": 0, "serialisation": 0, "waiting": 0}
+    part_of = parts_of_ops(program)
+    parts = dict.fromkeys(PARTS, 0)
     by_class: dict[str, int] = {}
+    by_unit: dict[str, int] = {}
     path: list[int] = []
     in_flight: list[tuple[int, int]] = []  # (message, time from departure to arrival)
     handed_over: list[tuple[int, int]] = []  # (SEND, time until the tail is on its first links)
@@ -78,12 +100,13 @@ def critical_path(program: Program, mesh: Mesh, start_ps: _I64, end_ps: _I64, or
             op = latest
             continue
         duration = int(end_ps[op] - start_ps[op])
+        parts[PARTS[part_of[op]]] += duration
+        name = program.op_classes[program.op_class[op]]
         if kind == OpKind.COMPUTE:
-            parts["compute"] += duration
-            name = program.op_classes[program.op_class[op]]
             by_class[name] = by_class.get(name, 0) + duration
-        else:
-            parts["combine"] += duration
+        elif kind == OpKind.INTERFACE:
+            unit = interface_unit_name(name, int(program.interface[op]))
+            by_unit[unit] = by_unit.get(unit, 0) + duration
         latest = _latest_dependency(program, end_ps, op)
         queued = before_on_unit.ending_when_starts(op) if start_ps[op] > _end_of(end_ps, latest) else -1
         op = latest if queued < 0 else queued
@@ -93,28 +116,43 @@ def critical_path(program: Program, mesh: Mesh, start_ps: _I64, end_ps: _I64, or
     return CriticalPath(
         **{f"{name}_ps": value for name, value in parts.items()},
         n_messages=len(in_flight) + len(handed_over),
-        compute_ps_by_class=dict(sorted(by_class.items(), key=lambda item: -item[1])),
+        compute_ps_by_class=_longest_first(by_class),
+        interface_ps_by_unit=_longest_first(by_unit),
         ops=tuple(reversed(path)),
     )
 
 
+def _longest_first(times_ps: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(times_ps.items(), key=lambda item: -item[1]))
+
+
 class _UnitQueues:
-    """Finds the op that released a device's compute or communication unit at the moment when another began."""
+    """Finds the op that released the unit of another at the moment when that began.
+
+    How many threads a device computes with need not be known: where all its compute is one after the other, one op at
+    most ends when another begins, and where matrix and vector units work side by side, that of the same unit counts.
+    """
 
     def __init__(self, program: Program, start_ps: _I64, end_ps: _I64) -> None:
-        on_unit = (program.kind == OpKind.COMPUTE) | (program.kind == OpKind.REDUCE)
-        ops = np.flatnonzero(on_unit & (end_ps > start_ps))
-        self._unit = 2 * program.device.astype(np.int64) + (program.kind == OpKind.REDUCE)
+        self._unit = units_of(program, Threads(compute=MOST_THREADS)).of_op.astype(np.int64)
+        ops = np.flatnonzero((self._unit != NO_UNIT) & (end_ps > start_ps))
+        together = np.where(self._unit == Unit.VECTOR, np.int64(Unit.COMPUTE), self._unit)
+        per_device = int(together.max(initial=0)) + 1
+        self._queue = per_device * program.device + together
         self._start_ps = start_ps
-        self._ops = ops[np.lexsort((end_ps[ops], self._unit[ops]))]
+        self._ops = ops[np.lexsort((end_ps[ops], self._queue[ops]))]
         self._ends = end_ps[self._ops]
-        self._bounds = np.searchsorted(self._unit[self._ops], np.arange(2 * program.n_devices + 1))
+        self._bounds = np.searchsorted(self._queue[self._ops], np.arange(per_device * program.n_devices + 1))
 
     def ending_when_starts(self, op: int) -> int:
-        """The op before `op` on its unit if it ended when `op` started, else -1."""
-        low, high = self._bounds[self._unit[op] : self._unit[op] + 2]
-        at = low + int(np.searchsorted(self._ends[low:high], self._start_ps[op]))
-        return int(self._ops[at]) if at < high and self._ends[at] == self._start_ps[op] else -1
+        """An op before `op` on its unit that ended when `op` started, else -1."""
+        if self._unit[op] == NO_UNIT:
+            return -1
+        low, high = self._bounds[self._queue[op] : self._queue[op] + 2]
+        first, last = low + np.searchsorted(self._ends[low:high], [self._start_ps[op], self._start_ps[op] + 1])
+        found = self._ops[first:last]
+        same = found[self._unit[found] == self._unit[op]]
+        return int([*same, *found, -1][0])
 
 
 def _latest_dependency(program: Program, end_ps: _I64, op: int) -> int:

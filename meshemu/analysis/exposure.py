@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from meshemu.analysis.path_strip import PARTS as PATH_PARTS
 from meshemu.analysis.path_strip import PathStrip
-from meshemu.cost.ingest import ingest_ops
+from meshemu.program.interfaces import ingest_ops
 from meshemu.program.ir import OpKind, Program
 
 __all__ = ["Exposure", "exposures"]
@@ -25,7 +25,8 @@ _I64 = NDArray[np.int64]
 class Exposure:
     """One part of a step.
 
-    kind: "compute", "combine" (outside collectives), "ingest", "point-to-point", or that of a collective; algorithm: of
+    kind: "compute", "combine" (outside collectives), "ingest", "spill" (what else is at interface processors),
+    "point-to-point", or that of a collective; algorithm: of
     a collective, else ""; label: op class, or what the messages are for. collective: its row in the Program, else -1.
     start_ps to end_ps: from its first op to its last (of a collective and of messages, from the first hand-over).
     exposed_ps: what it takes of the critical path, and of that, by part of the path, those that are not zero.
@@ -101,4 +102,6 @@ def _kinds(program: Program, alone: NDArray[np.bool_]) -> Iterator[tuple[str, _I
     label = program.label.astype(np.int64)
     label[program.recv_op] = label[program.send_op]  # a message is called by its SEND
     yield "ingest", np.flatnonzero(moves & comes_in), label, program.labels
-    yield "point-to-point", np.flatnonzero(moves & ~comes_in), label, program.labels
+    spills = program.kind == OpKind.INTERFACE
+    yield "spill", np.flatnonzero(moves & ~comes_in & spills), label, program.labels
+    yield "point-to-point", np.flatnonzero(moves & ~comes_in & ~spills), label, program.labels

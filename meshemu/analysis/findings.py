@@ -9,6 +9,8 @@ from meshemu.analysis import metrics
 from meshemu.analysis.advice import Figures, advise
 from meshemu.analysis.exposure import exposures
 from meshemu.analysis.hot_spots import charged_links, cuts, hot_links, short_name
+from meshemu.analysis.ingest import ingest_wait
+from meshemu.analysis.layers import layers
 from meshemu.analysis.path_strip import PARTS, PathStrip, path_strip
 from meshemu.analysis.roofline import ClassRoof, class_roofs
 from meshemu.analysis.stragglers import DeviceLoad, device_load
@@ -31,6 +33,7 @@ NOTHING: dict[str, Any] = {
     "device_load": None,
     "memory": None,
     "roofline": [],
+    "layers": [],
     "advice": [],
 }
 """What `findings` gives where op times are not recorded."""
@@ -42,8 +45,8 @@ def findings(run: Run) -> dict[str, Any]:
     parts: as `Exposure`, the most exposed first; their exposed_ps add up to the step. longest_op: the label that takes
     most compute on the critical path. charged_links: what messages on the critical path spend on each link, and as a
     share of the step. hot_links, cuts: as in `hot_spots`. device_load: as `DeviceLoad`, with places in words. memory:
-    what the fullest device holds when it holds most, and at which instruction. roofline: as `ClassRoof`. advice: key,
-    text and saving_ps.
+    what the fullest device holds when it holds most, at which instruction, and the least and median peak of devices
+    that hold anything. roofline: as `ClassRoof`. layers: as `Layer`. advice: key, text and saving_ps.
     """
     if not run.recorded_steps or run.recorded_steps[0] >= run.n_steps:
         return NOTHING
@@ -56,12 +59,14 @@ def findings(run: Run) -> dict[str, Any]:
     charged = charged_links(program, mesh, strip, links["wait_ps"].to_numpy(), metrics.routing(run.config))
     crowded = cuts(mesh, links["bytes"].to_numpy())
     load = device_load(run.devices(step)["compute_ps"].to_numpy(), mesh.alive)
-    device = System.from_json(run.system_json).device
+    system = System.from_json(run.system_json)
+    device = system.device
     roofs = [] if device is None else class_roofs(program, device, end_ps - start_ps, cost_options(run.config))
+    of_layers = [] if device is None else layers(program, device, end_ps - start_ps, cost_options(run.config))
     advice = advise(
         Figures(
             step_ps=int(figures["time_ps"]),
-            ingest_ps=int(figures["ingest_ps"]),
+            ingest=ingest_wait(program, strip, int(figures["ingest_ps"]), system),
             parts=parts,
             path_ps={name: strip.total_ps(name) for name in PARTS},
             collectives=program.collectives,
@@ -83,6 +88,7 @@ def findings(run: Run) -> dict[str, Any]:
         "device_load": _load(mesh, load),
         "memory": _memory(run),
         "roofline": [_roof(roof) for roof in roofs],
+        "layers": [vars(one) for one in of_layers],
         "advice": [vars(one) for one in advice],
     }
 
@@ -124,10 +130,13 @@ def _memory(run: Run) -> dict[str, Any] | None:
     fullest = int(use.live_bytes.sum(axis=1).argmax())
     held = dict(zip(MEMORY_CATEGORIES, use.live_bytes[fullest].tolist(), strict=True))
     by_category = {name: size for name, size in held.items() if size}
+    peaks = use.total_bytes[use.total_bytes > 0]
     return {
         "device": run.mesh().place(use.busiest),
         "point": use.points[fullest],
         "peak_bytes": sum(by_category.values()),
+        "least_bytes": int(peaks.min()),
+        "median_bytes": int(np.median(peaks)),
         "bytes_by_category": dict(sorted(by_category.items(), key=lambda item: -item[1])),
     }
 

@@ -7,10 +7,10 @@ from typing import Any
 from meshemu.analysis.table import percent, shortened, table
 from meshemu.units import format_bytes, format_flops, format_time
 
-__all__ = ["advice", "compute_roofs", "device_load", "hot_links", "memory", "parts"]
+__all__ = ["advice", "compute_roofs", "device_load", "hot_links", "layers", "memory", "parts"]
 
 _WIDTH = 100
-_MOST_PARTS, _MOST_LINKS, _MOST_ROOFS = 12, 5, 8
+_MOST_PARTS, _MOST_LINKS, _MOST_ROOFS, _MOST_LAYERS = 12, 5, 8, 24
 _LABEL_WIDTH = 44
 _GROUPS = {
     "stragglers": "more than 5 % above the median",
@@ -120,6 +120,31 @@ def compute_roofs(content: Mapping[str, Any]) -> str:
     return f"Compute against the roofs of a device\n{table(head, cells, left=2)}"
 
 
+def layers(content: Mapping[str, Any]) -> str:
+    """What bounds each layer."""
+    rows = content["layers"]
+    if len(rows) < 2:
+        return ""
+    n_devices = max(content["system"]["n_alive"], 1)
+    total = sum(row["device_ps"] for row in rows)
+    longest = sorted(rows, key=lambda row: -row["device_ps"])[:_MOST_LAYERS]
+    cells = [
+        [
+            row["name"] or "(no module)",
+            f"{row['ops']:,}",
+            format_time(round(row["device_ps"] / n_devices)),
+            percent(row["device_ps"], total),
+            f"{row['bound']} ({100 * row['share']:.0f} %)",
+            shortened(row["op_class"], _LABEL_WIDTH),
+        ]
+        for row in rows
+        if row in longest
+    ]
+    head = ["layer", "ops", "mean device", "of compute", "bound by (of its time)", "most of it"]
+    more = f"\n  {len(rows) - len(longest)} others take less" if len(rows) > len(longest) else ""
+    return f"Layers of the model, both passes\n{table(head, cells, right_to=4)}{more}"
+
+
 def memory(content: Mapping[str, Any]) -> str:
     """What the fullest device holds when it holds most."""
     held = content["memory"]
@@ -128,7 +153,8 @@ def memory(content: Mapping[str, Any]) -> str:
     words = ", ".join(f"{name} {format_bytes(size)}" for name, size in held["bytes_by_category"].items())
     at = f" at {held['point']}" if held["point"] else ""
     line = f"{held['device']}, {format_bytes(held['peak_bytes'])}{at}: {words}"
-    return f"Memory of the fullest device\n{_wrapped(line)}"
+    others = f"Peaks of devices: from {format_bytes(held['least_bytes'])}, median {format_bytes(held['median_bytes'])}"
+    return f"Memory of the fullest device\n{_wrapped(line)}\n{_wrapped(others)}"
 
 
 def _wrapped(line: str) -> str:

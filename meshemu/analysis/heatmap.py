@@ -16,7 +16,7 @@ from matplotlib.colors import Normalize, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from meshemu.analysis.link_ends import link_ends, room_for_switches, switch_bars
+from meshemu.analysis.link_ends import link_ends, room_beside, switch_bars
 from meshemu.analysis.metrics import router_table
 from meshemu.analysis.palette import UNUSED, link_scale
 from meshemu.analysis.sheet import INK, write
@@ -61,8 +61,8 @@ def picture(run: Run, step: int = -1) -> Figure:
 
 
 def _draw(mesh: Mesh, utilisation: NDArray[np.float64], title: str, unit: str) -> Figure:
-    """The whole picture. Injection and ejection links have no place on the grid; the caption gives their maximum."""
-    on_grid = mesh.link_src != mesh.link_dst
+    """The whole picture. Injection, ejection and Z-plane have no place on the grid; the caption gives their maximum."""
+    on_grid = mesh.on_grid
     norm = Normalize(0, 100 * round_up(float(utilisation[on_grid].max(initial=0.0))))
     colours = link_scale()
     figure, axes, points_per_pitch = _page(mesh)
@@ -84,8 +84,9 @@ def _draw(mesh: Mesh, utilisation: NDArray[np.float64], title: str, unit: str) -
 
 def _page(mesh: Mesh) -> tuple[Figure, Axes, float]:
     """A page around the grid, axes in units of the grid's pitch (rows downwards), and the pitch in points."""
-    upper, side = room_for_switches(mesh)
-    width, height = mesh.cols + 2 * _MARGIN - 1 + side, mesh.rows + 2 * _MARGIN - 1 + upper
+    room = room_beside(mesh)
+    width = mesh.cols + 2 * _MARGIN - 1 + room.left + room.right
+    height = mesh.rows + 2 * _MARGIN - 1 + room.upper + room.lower
     by_area, by_length = _MEAN_SIDE_INCHES / (width * height) ** 0.5, _LONG_SIDE_INCHES / max(width, height)
     inches = min(by_area, by_length, _LARGEST_PITCH_INCHES)
     left, right, bottom, above = _LEFT_INCHES, 1.0, 0.45, 0.75
@@ -95,8 +96,8 @@ def _page(mesh: Mesh) -> tuple[Figure, Axes, float]:
     figure = Figure(figsize=(page_width, page_height), facecolor="white")
     box = (left / page_width, bottom / page_height, 1 - (left + right) / page_width, box_height / page_height)
     axes = figure.add_axes(box)
-    axes.set_xlim(-_MARGIN, mesh.cols - 1 + _MARGIN + side)
-    axes.set_ylim(mesh.rows - 1 + _MARGIN, -_MARGIN - upper)
+    axes.set_xlim(-_MARGIN - room.left, mesh.cols - 1 + _MARGIN + room.right)
+    axes.set_ylim(mesh.rows - 1 + _MARGIN + room.lower, -_MARGIN - room.upper)
     axes.set_aspect("equal", anchor="W")
     axes.set_axis_off()
     return figure, axes, 72 * inches
@@ -178,7 +179,8 @@ def _caption(
         highest = f"{mesh.link_name(busiest)} {100 * utilisation[busiest]:.3g} %"
         words.append(f"mean {mean:.3g} %, busiest {highest}, unused grey")
     if not on_grid.all():
-        words.append(f"injection and ejection at most {100 * utilisation[~on_grid].max():.3g} %")
+        beside = "Z-plane" if mesh.z_plane is not None else "injection and ejection"
+        words.append(f"{beside} at most {100 * utilisation[~on_grid].max():.3g} %")
     figure.text(left, 0.2 / height, "; ".join(words), fontsize=8, color=INK, va="center")
 
 

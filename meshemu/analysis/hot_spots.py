@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.analysis.path_strip import PARTS, PathStrip
-from meshemu.mesh import Mesh, Order, link_rates, routes
+from meshemu.mesh import Mesh, Order, link_rates, message_routes
 from meshemu.program.ir import Program
+from meshemu.program.trees import message_trees
 from meshemu.record import Run
 
 if TYPE_CHECKING:  # heavy, and needed only when a table is made
@@ -36,11 +37,11 @@ class Cut:
 
 
 def short_name(mesh: Mesh, link: int) -> str:
-    """A link as "r3c9 -> r3c10 east", by row and column of its ends; a port as "r3c9 injection", one of a switch in
-    the words of `Mesh.link_name`.
+    """A link as "r3c9 -> r3c10 east", by row and column of its ends; a port as "r3c9 injection", one of a switch or
+    of the Z-plane in the words of `Mesh.link_name`.
     """
     direction = mesh.direction_of(link)
-    if direction in ("up", "down"):
+    if direction in ("up", "down", "z-plane"):
         return mesh.link_name(link)
     ends = [f"r{mesh.row[end]}c{mesh.col[end]}" for end in (mesh.link_src[link], mesh.link_dst[link])]
     return f"{ends[0]} {direction}" if ends[0] == ends[1] else f"{ends[0]} -> {ends[1]} {direction}"
@@ -68,7 +69,7 @@ def cuts(mesh: Mesh, link_bytes: _I64) -> list[Cut]:
     """
     if mesh.switches is not None:
         return []
-    inner = np.flatnonzero(mesh.link_src != mesh.link_dst)
+    inner = np.flatnonzero(mesh.on_grid)
     mean = float(link_bytes[inner].mean()) if len(inner) else 0.0
     if not mean:
         return []
@@ -100,7 +101,11 @@ def charged_links(
         return []
     by_send = np.argsort(program.send_op, kind="stable")
     message = by_send[np.searchsorted(program.send_op[by_send], strip.op[pieces])]
-    paths = routes(mesh, program.src[message], program.dst[message], order, to_self=True)
+    in_tree = ~message_trees(program).alone[message]
+    size_bytes = program.size_bytes[message]
+    paths = message_routes(
+        mesh, program.src[message], program.dst[message], size_bytes, order, to_self=True, stays=in_tree
+    )
     num, den = link_rates(mesh)
     ps_per_byte = num / den
     for i, route in zip(pieces, paths.index, strict=True):

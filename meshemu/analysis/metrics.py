@@ -148,6 +148,10 @@ def union_ps(start_ps: NDArray[np.float64], end_ps: NDArray[np.float64]) -> int:
 
 def path_of(run: Run) -> CriticalPath:
     """The critical path of the first recorded step."""
+    return run.once(_path_of)
+
+
+def _path_of(run: Run) -> CriticalPath:
     return critical_path(run.program(), run.mesh(), *run.op_times(), order=routing(run.config))
 
 

@@ -20,6 +20,8 @@ PARTS: Mapping[str, str] = MappingProxyType(
         "latency": "#56b4e9",
         "serialisation": "#009e73",
         "waiting": "#d55e00",
+        "ingest": "#cc79a7",
+        "spill": "#f0e442",
         "idle": "#b8bec6",
     }
 )

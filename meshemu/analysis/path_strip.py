@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.analysis.critical_path import CriticalPath
+from meshemu.analysis.critical_path import PARTS, CriticalPath, parts_of_ops
 from meshemu.analysis.metrics import path_of, router_table, routing
 from meshemu.network import lone_messages
 from meshemu.program.ir import OpKind
@@ -20,8 +20,7 @@ __all__ = ["PARTS", "PathStrip", "part_names", "path_strip"]
 
 _I64 = NDArray[np.int64]
 
-PARTS = ("compute", "combine", "latency", "serialisation", "waiting")
-_COMPUTE, _COMBINE, _LATENCY, _SERIALISATION, _WAITING = range(len(PARTS))
+_LATENCY, _SERIALISATION, _WAITING = (PARTS.index(name) for name in ("latency", "serialisation", "waiting"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,18 +42,28 @@ class PathStrip:
 
 
 def part_names(run: Run) -> dict[str, str]:
-    """Every part in words; what waiting means depends on whether the run was timed with routers."""
-    return {
+    """Every part in words; what waiting means depends on whether the run was timed with routers. Ingest and spill
+    are left out of a Program that has none.
+    """
+    names = {
         "compute": "compute",
         "combine": "combining in reductions",
         "latency": "link latency",
         "serialisation": "serialisation on links",
         "waiting": "waiting for links" if router_table(run.config) is None else "in routers, waiting included",
+        "ingest": "ingest over PCIe and interface processors",
+        "spill": "spill to and from interface processors",
     }
+    there = set(parts_of_ops(run.program()).tolist())
+    return {part: name for part, name in names.items() if part not in ("ingest", "spill") or PARTS.index(part) in there}
 
 
 def path_strip(run: Run) -> PathStrip:
     """The critical path of the first recorded step; RecordError without recorded op times."""
+    return run.once(_path_strip)
+
+
+def _path_strip(run: Run) -> PathStrip:
     path = path_of(run)
     rows = list(_pieces(run, path))
     length_ps, part, op = np.array(rows, np.int64).reshape(-1, 3).T
@@ -74,15 +83,14 @@ def _pieces(run: Run, path: CriticalPath) -> Iterator[tuple[int, int, int]]:
         int(message): (int(lone.latency_ps[i]), int(lone.serialisation_ps[i]), int(lone.first_ps[i]))
         for i, message in enumerate(ids)
     }
-    reached = 0
+    part_of, reached = parts_of_ops(program), 0
     for at, op in enumerate(path.ops):
-        kind = program.kind[op]
-        if kind in (OpKind.COMPUTE, OpKind.REDUCE):
+        if part_of[op] >= 0:
             yield int(start_ps[op]) - reached, _WAITING, op
-            yield int(end_ps[op] - start_ps[op]), _COMPUTE if kind == OpKind.COMPUTE else _COMBINE, op
+            yield int(end_ps[op] - start_ps[op]), int(part_of[op]), op
             reached = int(end_ps[op])
         elif at in messages:
-            flies = kind == OpKind.RECV
+            flies = program.kind[op] == OpKind.RECV
             latency, serialisation, first = alone[messages[at]]
             if not flies:
                 latency, serialisation = 0, first

@@ -1,8 +1,8 @@
 """A step as a trace that ui.perfetto.dev and chrome://tracing open (Chrome trace event format, JSON).
 
     process   a device; one more for the links
-    thread    "compute", "combine", "messages out"; a second where slices of one overlap ("compute 2")
-    slice     a COMPUTE or REDUCE op; a message, on its sender, from hand-over until it has arrived
+    thread    "compute", "combine", "messages out", "interface processors"; a second where slices of one overlap
+    slice     a COMPUTE, REDUCE or INTERFACE op; a message, on its sender, from hand-over until it has arrived
     flow      from a message to the op, or the message sent on, that first had to wait for it
     counter   use of the busiest links, bin by bin
 
@@ -37,8 +37,9 @@ _Event = dict[str, Any]
 _MOST_SLICES = 80_000
 _N_COUNTERS = 16
 _SLICE, _FLOW = 0, 1  # at one time, slices come first: a flow binds to the slice that is open
-_COMPUTE, _COMBINE, _MESSAGES = 0, 1, 2
-_THREADS = ("compute", "combine", "messages out")
+_THREADS = ("compute", "combine", "messages out", "interface processors")
+_MESSAGES = _THREADS.index("messages out")
+_THREAD_OF = {OpKind.COMPUTE: 0, OpKind.REDUCE: 1, OpKind.INTERFACE: 3}
 _LANES_APART = 1000  # thread ids of one kind lie this far from those of the next
 
 
@@ -84,17 +85,15 @@ class _Slices:
     def __init__(self, program: Program, start_ps: _I64, end_ps: _I64, devices: _I64) -> None:
         self.program, self.devices = program, devices
         kept = np.isin(program.device, devices)
-        unit = (program.kind == OpKind.COMPUTE) | (program.kind == OpKind.REDUCE)
-        ops = np.flatnonzero(kept & unit & (end_ps > start_ps))
+        ops = np.flatnonzero(kept & np.isin(program.kind, list(_THREAD_OF)) & (end_ps > start_ps))
         messages = np.flatnonzero(kept[program.send_op]) if program.n_messages else np.zeros(0, np.int64)
         sends = program.send_op[messages]
         self.op = np.concatenate([ops, sends])
         self.message = np.concatenate([np.full(len(ops), -1), messages])
         self.start_ps = start_ps[self.op]
         self.end_ps = np.concatenate([end_ps[ops], end_ps[program.recv_op[messages]]])
-        self.kind = np.concatenate(
-            [np.where(program.kind[ops] == OpKind.COMPUTE, _COMPUTE, _COMBINE), np.full(len(messages), _MESSAGES)]
-        )
+        thread_of = np.array([_THREAD_OF.get(kind, -1) for kind in OpKind])
+        self.kind = np.concatenate([thread_of[program.kind[ops]], np.full(len(messages), _MESSAGES)])
         self.lane = self._lanes()
 
     def events(self, mesh: Mesh) -> Iterator[tuple[int, int, _Event]]:
@@ -164,6 +163,8 @@ class _Slices:
             "read_bytes": int(program.read_bytes[op]),
             "write_bytes": int(program.write_bytes[op]),
         }
+        if program.interface[op] >= 0:
+            args["interface"] = int(program.interface[op])
         return {"name": program.labels[program.label[op]], "cat": OpKind(program.kind[op]).name, "args": args}
 
     def _of_message(self, message: int, mesh: Mesh) -> _Event:

@@ -30,6 +30,7 @@ def render(run: Run, more: str = "") -> str:
         findings_text.parts(content),
         _op_classes(content),
         findings_text.compute_roofs(content),
+        findings_text.layers(content),
         findings_text.device_load(content),
         findings_text.memory(content),
         _collectives(content),
@@ -134,6 +135,8 @@ def _where_time_goes(content: Mapping[str, Any]) -> str:
         ("serialisation on links", path["serialisation_ps"]),
         ("waiting for links" if content["router"] is None else "in routers, waiting included", path["waiting_ps"]),
     ]
+    parts += [(name, path[f"{name}_ps"]) for name in ("ingest", "spill") if path[f"{name}_ps"]]
+    parts += [(f"  {name}", value) for name, value in list(path["interface_ps_by_unit"].items())[:8]]
     rows = [[name, format_time(value), percent(value, total)] for name, value in parts]
     rows.append(["total", format_time(total), percent(total, total)])
     title = f"Critical path of step {path['step']} ({path['n_ops']:,} ops, {path['n_messages']:,} messages)"

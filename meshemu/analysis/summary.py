@@ -16,7 +16,14 @@ __all__ = ["as_dict"]
 
 
 def as_dict(run: Run) -> dict[str, Any]:
-    """The report of a run as JSON-able values; what was not computed or not recorded is None or an empty list."""
+    """The report of a run as JSON-able values; what was not computed or not recorded is None or an empty list.
+
+    Page and text are made from the same one, which is not to be changed.
+    """
+    return run.once(_as_dict)
+
+
+def _as_dict(run: Run) -> dict[str, Any]:
     content: dict[str, Any] = {
         "path": str(run.path),
         "meshemu_version": run.meshemu_version,

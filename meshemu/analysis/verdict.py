@@ -12,12 +12,16 @@ _PARTS = {
     "serialisation_ps": "putting bytes on links",
     "latency_ps": "latency of links",
     "combine_ps": "combining received pieces",
+    "ingest_ps": "input data on their way over PCIe and interface processors",
+    "spill_ps": "data on their way to and from the memory of interface processors",
 }
 _BOUND_BY = {
     "waiting_ps": "contention on links",
     "serialisation_ps": "link bandwidth",
     "latency_ps": "link latency",
     "combine_ps": "the combinations in reductions",
+    "ingest_ps": "ingest",
+    "spill_ps": "spilling",
 }
 _OF_ROUTERS = {"waiting_ps": "messages waiting in routers and passing through them"}
 _BOUND_BY_ROUTERS = {"waiting_ps": "contention and delay in routers"}
@@ -31,10 +35,13 @@ def verdict(content: Mapping[str, Any]) -> str:
     sentences = [_incomplete(content)] if not content["complete"] else []
     if last["time_ps"] == 0:
         return " ".join([*sentences, "The step takes no virtual time: no op has a cost on this system."])
+    known = path and path["total_ps"]
     if last["ingest_ps"]:
-        sentences.append(_from_ingest(last))
-    routers = content["router"] is not None
-    sentences.append(_from_path(content, routers) if path and path["total_ps"] else _from_split(last))
+        sentences.append(_from_ingest(content))
+    elif known:
+        sentences.append(_from_path(content))
+    if not known:
+        sentences.append(_from_split(last))
     sentences.append(_compute(content))
     if content["busiest_links"]:
         link = content["busiest_links"][0]
@@ -50,18 +57,36 @@ def bound_by(content: Mapping[str, Any]) -> str:
         return "-"
     if path["compute_ps"] * 2 >= path["total_ps"]:
         return f"compute, most of it {next(iter(path['compute_ps_by_class']))}"
+    return _largest(content)
+
+
+def _largest(content: Mapping[str, Any]) -> str:
+    """The largest part of the critical path but compute; of interface processors, with the unit that takes most."""
+    path = content["critical_path"]
     words = _BOUND_BY | _BOUND_BY_ROUTERS if content["router"] is not None else _BOUND_BY
-    return words[max(words, key=lambda key: path[key])]
+    part = max(words, key=lambda key: path[key])
+    if part not in ("ingest_ps", "spill_ps"):
+        return words[part]
+    return f"{words[part]} ({next(iter(path['interface_ps_by_unit']))})"
 
 
-def _from_path(content: Mapping[str, Any], routers: bool) -> str:
-    """The larger of compute and communication on the critical path, and its largest part; routers: it passed some.
+def _parts(content: Mapping[str, Any]) -> str:
+    """The parts of the critical path but compute, the largest first."""
+    path = content["critical_path"]
+    parts = _PARTS | _OF_ROUTERS if content["router"] is not None else _PARTS
+    return ", ".join(
+        f"{_percent(path[key] / path['total_ps'])} {text}"
+        for key, text in sorted(parts.items(), key=lambda item: -path[item[0]])
+        if path[key] > 0
+    )
+
+
+def _from_path(content: Mapping[str, Any]) -> str:
+    """The larger of compute and communication on the critical path, and its largest part.
 
     Of compute, the op that takes most; of communication, the link, where one takes most of what links take.
     """
     path = content["critical_path"]
-    parts = _PARTS | _OF_ROUTERS if routers else _PARTS
-    bound_by = _BOUND_BY | _BOUND_BY_ROUTERS if routers else _BOUND_BY
     total = path["total_ps"]
     if path["compute_ps"] * 2 >= total:
         name, longest = next(iter(path["compute_ps_by_class"].items()))
@@ -69,15 +94,9 @@ def _from_path(content: Mapping[str, Any], routers: bool) -> str:
             f"Compute bounds the step: {_share(path['compute_ps'], total)} of its critical path is compute, "
             f"most of it {name} ({_share(longest, total)}){_longest_op(content)}."
         )
-    part = max(parts, key=lambda key: path[key])
-    words = ", ".join(
-        f"{_percent(path[key] / total)} {text}"
-        for key, text in sorted(parts.items(), key=lambda item: -path[item[0]])
-        if path[key] > 0
-    )
     return (
-        f"Communication bounds the step, first of all {_one_link(content) or bound_by[part]}. "
-        f"{_share(path['communication_ps'], total)} of its critical path is communication: {words}."
+        f"Communication bounds the step, first of all {_one_link(content) or _largest(content)}. "
+        f"{_share(path['communication_ps'], total)} of its critical path is communication: {_parts(content)}."
     )
 
 
@@ -102,12 +121,16 @@ def _longest_op(content: Mapping[str, Any]) -> str:
     return f", first of all {op['label']} ({format_time(op['path_ps'])})" if op and op["label"] else ""
 
 
-def _from_ingest(last: Mapping[str, Any]) -> str:
-    """That the step waits for data, before all else: no other change makes it shorter."""
-    share = _share(last["ingest_ps"], last["time_ps"])
+def _from_ingest(content: Mapping[str, Any]) -> str:
+    """That the step waits for data, before all else, since nothing else makes it shorter; and for which unit most."""
+    last, path = content["last_step"], content["critical_path"]
+    waits = f"{_share(last['ingest_ps'], last['time_ps'])} of the step is waiting for the batch of the next one."
+    if not path or not path["ingest_ps"]:
+        return f"Ingest bounds the step: {waits}"
+    unit, taken_ps = next(iter(path["interface_ps_by_unit"].items()))
     return (
-        f"Input data bounds the step: {share} of it is waiting for the batch of the next one, which comes in over PCIe "
-        "and interface processors; the critical path counts that as messages waiting."
+        f"Ingest bounds the step: {unit}, {format_time(taken_ps)} of {format_time(path['total_ps'])}. {waits} Its "
+        f"critical path is {_parts(content)}."
     )
 
 

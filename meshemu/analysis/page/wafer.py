@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from meshemu.analysis.heatmap import arrows, round_up
-from meshemu.analysis.link_ends import room_for_switches, switch_bars
+from meshemu.analysis.link_ends import room_beside, switch_bars
 from meshemu.analysis.link_use import link_use
 from meshemu.analysis.page.arrays import packed
 from meshemu.hardware import System
@@ -22,12 +22,11 @@ _OUTER, _OUTER_OF_MANY, _MANY = 0.175, 0.27, 400  # links take more of the room 
 def wafer(run: Run) -> dict[str, Any]:
     """Geometry in (col, row); figures of the last step; use of links over the first recorded one."""
     mesh = run.mesh()
-    upper, side = room_for_switches(mesh)
     return {
         "rows": mesh.rows,
         "cols": mesh.cols,
         "unit": System.from_json(run.system_json).devices,
-        "room": {"upper": upper, "side": side},
+        "room": room_beside(mesh)._asdict(),
         "tile_edges": _tile_edges(mesh),
         "bars": [bar.ravel().tolist() for bar in switch_bars(mesh)],
         "devices": _devices(run),
@@ -59,9 +58,9 @@ def _devices(run: Run) -> dict[str, Any]:
 
 
 def _links(run: Run) -> dict[str, Any]:
-    """Links on the grid come with an arrow each; injection and ejection links have no place there."""
+    """Links on the grid come with an arrow each; injection and ejection links and the Z-plane have no place there."""
     mesh = run.mesh()
-    on_grid = np.flatnonzero(mesh.link_src != mesh.link_dst)
+    on_grid = np.flatnonzero(mesh.on_grid)
     outer = _OUTER if mesh.n_devices <= _MANY else _OUTER_OF_MANY
     content: dict[str, Any] = {
         "name": [mesh.link_name(link) for link in range(mesh.n_links)],

@@ -53,7 +53,7 @@ function drawWafer() {
   const alone = links.name.length - links.on_grid.length;
   byId("wafer-note").textContent = [
     "An arrow is a directed link, on the right-hand side of its travel. Frames are tiles; crossed devices are dead.",
-    alone ? `${alone.toLocaleString("en")} injection and ejection links are in the table of links only.` : "",
+    alone ? `${alone.toLocaleString("en")} links of injection, ejection or the Z-plane are in the table of links only.` : "",
     "With the keyboard: arrows move between devices, l goes through the links of a device, Escape lets go.",
   ].join(" ");
   return { links, devices };

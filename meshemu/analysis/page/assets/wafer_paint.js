@@ -12,11 +12,11 @@ const CORNERS = 10; // numbers to an arrow: five corners
 function waferPainter(figures) {
   const { rows, cols, room, tile_edges: edges, bars } = data.wafer;
   const { links, devices } = figures;
-  const wide = cols - 1 + 2 * MARGIN + room.side;
-  const high = rows - 1 + 2 * MARGIN + room.upper;
+  const wide = cols - 1 + 2 * MARGIN + room.left + room.right;
+  const high = rows - 1 + 2 * MARGIN + room.upper + room.lower;
   const onGrid = new Map(Array.from(links.on_grid, (link, at) => [link, at]));
   let pitch = 1;
-  const x = (col) => (col + MARGIN) * pitch;
+  const x = (col) => (col + MARGIN + room.left) * pitch;
   const y = (row) => (row + MARGIN + room.upper) * pitch;
 
   function lines(context, segments) {
@@ -143,7 +143,7 @@ function waferPainter(figures) {
 
     /** The device or link at a point of the canvas, or null. */
     under(canvasX, canvasY) {
-      const [col, row] = [canvasX / pitch - MARGIN, canvasY / pitch - MARGIN - room.upper];
+      const [col, row] = [canvasX / pitch - MARGIN - room.left, canvasY / pitch - MARGIN - room.upper];
       const [c, r] = [Math.round(col), Math.round(row)];
       const onDevice = c >= 0 && c < cols && r >= 0 && r < rows && Math.abs(col - c) <= HALF && Math.abs(row - r) <= HALF;
       if (onDevice) return { kind: "device", id: r * cols + c };
