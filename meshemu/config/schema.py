@@ -288,7 +288,7 @@ class Timing(Section):
     """How virtual time is computed; packet_bytes is a knob of accuracy against speed.
 
     fusion: pointwise ops run within the op that makes what they alone read. calibration: a CSV file of measured times
-    of ops, in place of the model's.
+    of ops, in place of the model's. compute_threads, communication_threads: of a device.
     """
 
     packet_bytes: SizeBytes = 4096
@@ -299,14 +299,20 @@ class Timing(Section):
     timeline_bins: PositiveInt = 64
     fusion: bool = False
     calibration: str | None = None
+    compute_threads: Literal[1, 2] = 1
+    communication_threads: Literal[1, 2] = 1
 
 
 class Memory(Section):
     """What to do about a step that needs more memory than a device has: refuse it, make activations again in the
-    backward pass where that makes it fit, or time it all the same.
+    backward pass or spill them to interface processors where that makes it fit, or time it all the same.
+
+    spill_ahead: operators that a block has to leave in, and to come back in; over the interface processors at
+    `ingest.edges`.
     """
 
-    when_full: Literal["refuse", "recompute", "allow"] = "refuse"
+    when_full: Literal["refuse", "recompute", "spill", "allow"] = "refuse"
+    spill_ahead: PositiveInt = 4
 
 
 class Ingest(Section):

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from meshemu.execute.optimizer import Optimizer
 from meshemu.workload.models import build_model
 
-__all__ = ["CASES", "OVERHEAD_CASES", "HostStep", "host_step"]
+__all__ = ["CASES", "OVERHEAD_CASES", "PARALLEL_CASES", "HostStep", "host_step"]
 
 _CLASSES = 10
 _CONTEXT = 64
@@ -100,6 +100,9 @@ CASES = (
     ("regnet", 16), ("gpt", 4), ("gpt", 16),
 )  # fmt: skip
 """(model, batch size) of the steps that are predicted."""
+
+PARALLEL_CASES = (("mlp", 64), ("convolutions", 32), ("gpt", 8))
+"""(model, batch size of both ranks together) of data-parallel steps."""
 
 OVERHEAD_CASES = (("chain", 4), ("small gpt", 1))
 """Steps of so little work that they tell what eager PyTorch adds to each operator."""

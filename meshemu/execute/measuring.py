@@ -14,10 +14,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from meshemu.execute.data_parallel import averaged_alone
 from meshemu.execute.optimizer import Optimizer
 from meshemu.workload.spmd import Compute, LocalRange, LocalShape, StepSeed, Value
 
-__all__ = ["measured_s", "one_thread", "operator_s", "step_s", "update_s"]
+__all__ = ["average_s", "measured_s", "one_thread", "operator_s", "step_s", "update_s"]
 
 _COLD_BYTES = 2**25
 _SETS = 32
@@ -30,8 +31,8 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def operator_s(instruction: Compute, budget_s: float, barrier: Callable[[], None]) -> float:
-    """Median seconds of one call on whole values. barrier: called before it, so that ranks measure at the same time."""
+def operator_s(instruction: Compute, budget_s: float, agreed: Callable[[int], int] = int) -> float:
+    """Median seconds of one call on whole values. agreed: as in `measured_s`."""
     size_bytes = sum(v.dtype.itemsize * _count(v) for v in instruction.inputs)
     first = _arguments(instruction)
     copies = max(1, min(_SETS, _COLD_BYTES // max(size_bytes, 1))) - 1
@@ -44,16 +45,21 @@ def operator_s(instruction: Compute, budget_s: float, barrier: Callable[[], None
         turn = (turn + 1) % len(sets)
         instruction.target(*args, **kwargs)
 
-    barrier()
     with torch.no_grad():
-        return measured_s(call, budget_s)
+        return measured_s(call, budget_s, agreed=agreed)
 
 
-def update_s(model: nn.Module, optimizer: Optimizer, budget_s: float) -> float:
+def update_s(model: nn.Module, optimizer: Optimizer, budget_s: float, agreed: Callable[[int], int] = int) -> float:
     """Median seconds of one update of all parameters."""
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
-    return measured_s(optimizer.step, budget_s)
+    return measured_s(optimizer.step, budget_s, agreed=agreed)
+
+
+def average_s(model: nn.Module, budget_s: float, agreed: Callable[[int], int] = int) -> float:
+    """Median seconds of averaging gradients of all parameters with another rank, the messages left out."""
+    gradients = [torch.randn_like(parameter.detach()) for parameter in model.parameters()]
+    return measured_s(lambda: averaged_alone(gradients), budget_s, agreed=agreed)
 
 
 def step_s(
@@ -80,7 +86,11 @@ def measured_s(
     call: Callable[[], Any], budget_s: float, clock: Callable[[], float] = time.process_time,
     agreed: Callable[[int], int] = int,
 ) -> float:
-    """Median seconds of `call`, in as many samples as the budget allows but at least three, after two calls more."""
+    """Median seconds of `call`, in as many samples as the budget allows but at least three, after two calls more.
+
+    agreed: turns a number into one that is the same for all ranks, and lets them go on together: so they call as often,
+    each while the others do, and share caches and memory as they do in a step.
+    """
     call()
     begin = clock()
     call()

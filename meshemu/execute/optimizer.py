@@ -16,7 +16,7 @@ from meshemu.errors import InputError
 from meshemu.execute.options import checked, construct, keywords
 from meshemu.execute.parameter_groups import grouped
 
-__all__ = ["ELEMENTWISE", "Optimizer", "bind_optimizer", "make_optimizer", "updates_of"]
+__all__ = ["ELEMENTWISE", "Optimizer", "bind_optimizer", "least_update", "make_optimizer", "updates_of"]
 
 Optimizer = torch.optim.Optimizer
 
@@ -87,6 +87,19 @@ def updates_of(model: nn.Module, optimizer: Optimizer | None) -> dict[str, Updat
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
+
+
+def least_update(options: Mapping[str, Any]) -> Update:
+    """What the update of a parameter costs by a [training.optimizer] table alone, in the group with the fewest states.
+
+    An optimizer of torch says it parameter by parameter, and loads what takes a second.
+    """
+    common = {name: value for name, value in options.items() if name != "groups"}
+    kind = ELEMENTWISE[common["name"]]
+    defaults = {name: one.default for name, one in inspect.signature(kind).parameters.items()}
+    groups = [{**defaults, **common, **own} for own in (*options.get("groups", ()), {})]
+    updates = [Update(_op_class(common["name"], group), bool(group.get("weight_decay"))) for group in groups]
+    return min(updates, key=lambda update: update.n_states)
 
 
 def _accepted(
