@@ -228,7 +228,6 @@ def step(width: int, batch: int, sram_bytes: int, plan: Any = "data", when_full:
 @pytest.mark.parametrize("plan", ["data", "auto"])
 def test_activations_are_refused_before_the_model_is_captured(plan: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twelve tensors of 25,000 x 16 numbers over 25 devices are 768 kB each."""
-    monkeypatch.setattr(preparing, "capture_maths", None)
     monkeypatch.setattr(preparing, "checked_maths", None)
     with pytest.raises(PlanError) as refusal:
         step(16, 25_000, 600_000, plan)

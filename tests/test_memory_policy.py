@@ -15,7 +15,6 @@ from torch.nn import functional as F
 
 from meshemu.config import parse
 from meshemu.cost.memory_use import MemoryUse
-from meshemu.emulator import prepare as preparing
 from meshemu.emulator.batches import loss_of
 from meshemu.emulator.memory_policy import fits, memory_options, overflow
 from meshemu.emulator.prepare import PreparedStep, prepare
@@ -128,14 +127,16 @@ def test_allowed_is_said() -> None:
     assert step.timed.timing.end_ps == prepared(10**9)[0].timed.timing.end_ps
 
 
-def test_parameters_alone_are_refused_before_the_model_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parameters_alone_are_refused_before_the_model_is_captured() -> None:
     """64 million parameters: weights, gradients and two states of Adam, 16 bytes each, in 442.5 MB."""
-    monkeypatch.setattr(preparing, "capture_maths", None)
+    def capture(*_: Any) -> Any:
+        raise AssertionError("captured")
+
     with torch.device("meta"):
         large = nn.Linear(8000, 8000)
     words = r"a device needs at least 1.024 GB of 442.5 MB .*weights 256 MB \+ gradients 256 MB \+ optimizer 512.1 MB"
     with pytest.raises(PlanError, match=words + ".*at least 3 devices"):
-        prepared(NODES * 1_250_000, model=large)
+        prepared(NODES * 1_250_000, model=large, capture=capture)
     with pytest.raises(InputError, match="on device meta"):  # over 4 devices it may fit, so that it would be captured
         prepared(NODES * 1_250_000, model=large, plan={"shard": 4})
 
