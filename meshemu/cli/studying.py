@@ -18,7 +18,7 @@ def register(commands: Commands) -> None:
     add_settings(published, "change a figure of every system that has it, as system.KEY=VALUE")
     about = "predict steps of plain PyTorch on this machine (1 or 2 ranks) from measured operators, and measure them"
     published.add_argument("--this-machine", action="store_true", help=about)
-    about = "with --this-machine, the table of `meshemu calibrate`; without, operators are measured first"
+    about = "with --this-machine, the table of `meshemu calibrate`; without, operators are measured with each step"
     published.add_argument("--calibration", type=Path, metavar="FILE.csv", help=about)
     published.add_argument("--quick", action="store_true", help="with --this-machine, measure a tenth as long")
     about = "measure operators of training steps on this machine and, on two ranks, messages, for timing.calibration"
@@ -63,18 +63,16 @@ def _validate(arguments: argparse.Namespace, launch: Launch) -> int:
 def _this_machine(arguments: argparse.Namespace, launch: Launch) -> int:
     if arguments.set:
         raise InputError("--this-machine measures a machine: it takes no --set")
-    from meshemu.cost import Calibration, read_calibration
+    from meshemu.cost import read_calibration
     from meshemu.study import calibrate, this_machine
 
     comm = comm_of(launch)
     budget = calibrate.Budget.quick() if arguments.quick else calibrate.Budget()
-    if arguments.calibration is not None:
-        table = read_calibration(arguments.calibration)
-    else:
-        table = Calibration("measured just before", calibrate.calibrate(budget, comm, this_machine.needed(comm)))
+    table = None if arguments.calibration is None else read_calibration(arguments.calibration)
     rows = this_machine.this_machine(table, budget, comm)
     if launch.rank == 0:
-        print(this_machine.to_json(rows) if arguments.json else this_machine.render(rows, str(table)))
+        origin = "measured in turns with each step" if table is None else str(table)
+        print(this_machine.to_json(rows) if arguments.json else this_machine.render(rows, origin))
     return 0
 
 

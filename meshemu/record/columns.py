@@ -50,7 +50,7 @@ class Columns:
 
     def numbers(self, dim: str) -> tuple[int, ...]:
         """Which steps the entries along a growing axis are of; none in a layout that lacks the axis."""
-        if min(column.since for column in COLUMNS if dim in column.dims[:1]) > self._schema_version:
+        if not self._has(dim):
             return ()
         with in_one_line(self.path):
             steps = self._checked.rows(COMMIT_INDEXES[dim], dim, 0, self._checked.committed(dim))
@@ -76,8 +76,14 @@ class Columns:
             return np.full(shape, b"", object)
         return np.full(shape, 0 if entry.units == "byte" else -1, entry.dtype)
 
+    def _has(self, dim: str) -> bool:
+        """Whether the layout of the file has an axis."""
+        return min(column.since for column in COLUMNS if dim in column.dims) <= self._schema_version
+
     def _length(self, dim: str) -> int:
-        """Length of an axis that a file of an earlier layout has too; 0 if it has not."""
+        """Length of an axis; 0 if the layout of the file has none of it."""
+        if not self._has(dim):
+            return 0
         scales = (f"{column.group}/{dim}" for column in COLUMNS if dim in column.dims)
         return next((int(self.file[scale].shape[0]) for scale in scales if scale in self.file), 0)
 

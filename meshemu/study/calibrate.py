@@ -25,7 +25,19 @@ from meshemu.program.ir import OpKind, Program
 from meshemu.study.host import UNMEASURED, prepared_step
 from meshemu.workload.spmd import Compute
 
-__all__ = ["AVERAGE", "MESSAGE", "Budget", "Operators", "calibrate", "message_rows", "overhead_ps", "row_of"]
+__all__ = [
+    "AVERAGE",
+    "MESSAGE",
+    "Budget",
+    "Operators",
+    "average_rows",
+    "calibrate",
+    "message_rows",
+    "overhead_ps",
+    "row_of",
+    "slower_ps",
+    "with_overhead",
+]
 
 MESSAGE = "message"
 """Op class of the rows that say how long a rank takes to exchange so many bytes with another."""
@@ -48,6 +60,10 @@ class Budget:
     def quick(cls) -> "Budget":
         """A tenth of it."""
         return cls(0.005, 0.3)
+
+    def part(self, n: int) -> "Budget":
+        """One of n equal parts of it."""
+        return Budget(self.operator_s / n, self.step_s / n)
 
 
 class Operators:
@@ -90,8 +106,13 @@ def calibrate(budget: Budget, comm: Comm, cases: Iterable[tuple[str, int]] = CAS
     for name, batch_size in cases:
         step = host_step(name, batch_size)
         operators.measure(step, prepared_step(step, UNMEASURED))
-    rows = tuple(replace(row, time_ps=row.time_ps + added_ps) for row in operators.rows)
-    return (*rows, *average_rows(budget, comm), *message_rows(comm))
+    averages = average_rows(budget, comm, (name for name, _ in PARALLEL_CASES))
+    return (*with_overhead(operators.rows, added_ps), *averages, *message_rows(comm))
+
+
+def with_overhead(rows: Iterable[Measured], added_ps: int) -> tuple[Measured, ...]:
+    """Rows of operators alone as they are within a step, where each takes `added_ps` more."""
+    return tuple(replace(row, time_ps=row.time_ps + added_ps) for row in rows)
 
 
 def overhead_ps(budget: Budget, comm: Comm) -> int:
@@ -115,13 +136,13 @@ def slower_ps(seconds: float, comm: Comm) -> int:
     return comm.max(round(seconds * _PS))
 
 
-def average_rows(budget: Budget, comm: Comm) -> tuple[Measured, ...]:
-    """How long averaging the gradients of PARALLEL_CASES takes besides messages; none where there is one rank."""
+def average_rows(budget: Budget, comm: Comm, names: Iterable[str]) -> tuple[Measured, ...]:
+    """How long averaging the gradients of models takes besides messages; none where there is one rank."""
     if comm.size < 2:
         return ()
     rows: dict[int, Measured] = {}
-    for name, batch_size in PARALLEL_CASES:
-        model = host_step(name, batch_size).model
+    for name in names:
+        model = host_step(name, 1).model
         row = average_row(sum(parameter.numel() for parameter in model.parameters()))
         rows[row.flops] = replace(row, time_ps=slower_ps(average_s(model, budget.operator_s, comm.max), comm))
     return tuple(rows.values())

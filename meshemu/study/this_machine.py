@@ -8,8 +8,9 @@ the table has.
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from statistics import median
 
 import numpy as np
@@ -18,19 +19,33 @@ from meshemu.analysis.table import table
 from meshemu.comm import Comm
 from meshemu.cost import Calibration, CostOptions, Measured, durations_ps
 from meshemu.emulator.collective_times import collective
+from meshemu.emulator.prepare import PreparedStep
 from meshemu.emulator.timing import time
 from meshemu.errors import InputError
 from meshemu.execute.data_parallel import average
-from meshemu.execute.host_steps import CASES, PARALLEL_CASES, host_step
+from meshemu.execute.host_steps import CASES, PARALLEL_CASES, HostStep, host_step
 from meshemu.execute.measuring import one_thread, step_s
-from meshemu.hardware import DeviceSpec
-from meshemu.study.calibrate import AVERAGE, MESSAGE, Budget, slower_ps
-from meshemu.study.host import core, prepared_step, system
+from meshemu.study.calibrate import (
+    AVERAGE,
+    MESSAGE,
+    Budget,
+    Operators,
+    average_rows,
+    message_rows,
+    overhead_ps,
+    row_of,
+    slower_ps,
+    with_overhead,
+)
+from meshemu.study.host import UNMEASURED, core, prepared_step, system
 from meshemu.units import format_time
 
-__all__ = ["HostRow", "all_reduce_ps", "averaging_ps", "link", "needed", "render", "this_machine", "to_json"]
+__all__ = ["HostRow", "all_reduce_ps", "averaging_ps", "link", "medians", "needed", "render", "this_machine", "to_json"]
 
 _PS = 10**12
+
+ROUNDS = 3
+"""How often a step, and its operators before it, are measured: a disturbance of a second spoils one of them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +67,7 @@ class HostRow:
 
 
 def this_machine(
-    table: Calibration,
+    table: Calibration | None,
     budget: Budget,
     comm: Comm,
     cases: Iterable[tuple[str, int]] = CASES,
@@ -61,18 +76,21 @@ def this_machine(
     """Predict and measure the steps of `cases` on one core, on every rank at once, and with two ranks those of
     `parallel_cases`.
 
+    table: times of operators. None: those of each step are measured with it, by turns, since the speed of a machine
+    that is shared or hot changes within a minute; medians over the rounds count.
+
     Raises InputError for more than two ranks, and for a table without messages where there are two.
     """
     if comm.size > 2:
         raise InputError(f"validate --this-machine runs on 1 or 2 ranks, not {comm.size}")
-    if comm.size == 2:
+    if comm.size == 2 and table is not None:
         link(table.rows, 1)
         averaging_ps(table.rows, 1)
     one_thread()
-    device = core(table.rows)
-    rows = [_one_core(name, batch_size, device, table, budget, comm) for name, batch_size in cases]
+    host = _Host(table, overhead_ps(budget, comm) if table is None else 0, budget, comm)
+    rows = [host.row(name, batch_size, 1) for name, batch_size in cases]
     if comm.size == 2:
-        rows += [_two_ranks(name, batch_size, device, table, budget, comm) for name, batch_size in parallel_cases]
+        rows += [host.row(name, batch_size, 2) for name, batch_size in parallel_cases]
     return rows
 
 
@@ -138,41 +156,69 @@ def averaging_ps(rows: Sequence[Measured], elements: int) -> int:
     return known[nearest] * elements // nearest
 
 
-def _one_core(
-    name: str, batch_size: int, device: DeviceSpec, table: Calibration, budget: Budget, comm: Comm
-) -> HostRow:
-    step = host_step(name, batch_size)
-    ops, matched, predicted_ps = _predicted(name, batch_size, device, table)
-    seconds = step_s(step.model, step.forward, step.optimizer, budget.step_s, agreed=comm.max)
-    return HostRow(name, batch_size, 1, ops, matched, predicted_ps, slower_ps(seconds, comm))
+@dataclass(frozen=True)
+class _Host:
+    """What steps are predicted from and measured with. added_ps: what eager PyTorch adds to an operator, if there is no
+    table.
+    """
+
+    table: Calibration | None
+    added_ps: int
+    budget: Budget
+    comm: Comm
+
+    def row(self, name: str, batch_size: int, ranks: int) -> HostRow:
+        """One step, its batch shared by so many ranks.
+
+        What is measured as a step is a model of its own in each round: updates with made-up gradients, and hundreds of
+        steps with one batch, end in numbers so small that processors compute with them many times as slowly.
+        """
+        step = host_step(name, batch_size // ranks)
+        prepared = prepared_step(step, UNMEASURED)
+        rows, steps_ps, found = () if self.table is None else self.table.rows, [], []
+        for _ in range(ROUNDS):
+            if self.table is None:
+                found.append(self._operators(step, prepared, ranks))
+            steps_ps.append(self._step_ps(host_step(name, batch_size // ranks), ranks))
+        rows, measured_ps = rows or medians(found), round(median(steps_ps))
+        program = prepared.timed.program
+        calibration = self.table or Calibration("measured with the step", rows)
+        predicted_ps = int(np.sum(durations_ps(program, core(rows), CostOptions(calibration=calibration))))
+        if ranks == 2:
+            elements = sum(parameter.numel() for parameter in step.model.parameters())
+            predicted_ps += averaging_ps(rows, elements) + all_reduce_ps(rows, 4 * elements)
+        known = {row.key for row in rows}
+        matched = sum(row_of(program, op).key in known for op in range(program.n_ops))
+        return HostRow(name, batch_size, ranks, program.n_ops, matched, predicted_ps, measured_ps)
+
+    def _operators(self, step: HostStep, prepared: PreparedStep, ranks: int) -> tuple[Measured, ...]:
+        """Rows of what a step consists of, in the time of one round."""
+        budget, comm = self.budget.part(ROUNDS), self.comm
+        operators = Operators(budget, comm)
+        operators.measure(step, prepared)
+        rows = with_overhead(operators.rows, self.added_ps)
+        return rows if ranks == 1 else (*rows, *average_rows(budget, comm, [step.name]), *message_rows(comm))
+
+    def _step_ps(self, step: HostStep, ranks: int) -> int:
+        """What the step takes: of one core the slower rank's, of two ranks as rank 0 sees it."""
+        budget_s, comm = self.budget.part(ROUNDS).step_s, self.comm
+        if ranks == 1:
+            return slower_ps(step_s(step.model, step.forward, step.optimizer, budget_s, agreed=comm.max), comm)
+        comm.barrier()
+        seconds = step_s(step.model, step.forward, step.optimizer, budget_s, partial(average, comm=comm), comm.max)
+        agreed: float = comm.broadcast(seconds)
+        return round(agreed * _PS)
 
 
-def _two_ranks(
-    name: str, batch_size: int, device: DeviceSpec, table: Calibration, budget: Budget, comm: Comm
-) -> HostRow:
-    step = host_step(name, batch_size // 2)
-    ops, matched, predicted_ps = _predicted(name, batch_size // 2, device, table)
-    elements = sum(parameter.numel() for parameter in step.model.parameters())
-    predicted_ps += averaging_ps(table.rows, elements) + all_reduce_ps(table.rows, 4 * elements)
-    comm.barrier()
-    seconds = step_s(step.model, step.forward, step.optimizer, budget.step_s, partial(average, comm=comm), comm.max)
-    return HostRow(name, batch_size, 2, ops, matched, predicted_ps, round(comm.broadcast(seconds) * _PS))
+def medians(rounds: Iterable[Iterable[Measured]]) -> tuple[Measured, ...]:
+    """Each row once, with the median of its times in the rounds that have it."""
+    times: dict[Measured, list[int]] = {}
+    for row in chain.from_iterable(rounds):
+        times.setdefault(replace(row, time_ps=0), []).append(row.time_ps)
+    return tuple(replace(row, time_ps=round(median(known))) for row, known in times.items())
 
 
 def all_reduce_ps(rows: Sequence[Measured], size_bytes: int) -> int:
     """The messages of an all-reduce of two ranks, two each way, of half of the bytes; additions take nothing."""
     pair = system(None, 2, *link(rows, -(-size_bytes // 2)))
     return time(collective("all_reduce", "ring", system=pair, size_bytes=size_bytes, itemsize=4), pair).end_ps
-
-
-def _predicted(name: str, batch_size: int, device: DeviceSpec, table: Calibration) -> tuple[int, int, int]:
-    """(ops, those that are in the table, ps) of a step on one core."""
-    program = prepared_step(host_step(name, batch_size), device).timed.program
-    known = {row.key for row in table.rows}
-    shapes = [program.shapes[i] if i >= 0 else () for i in program.shape.tolist()]
-    names = (program.op_classes[i] for i in program.op_class.tolist())
-    formats = (program.number_formats[i] for i in program.number_format.tolist())
-    columns = (program.flops.tolist(), program.read_bytes.tolist(), program.write_bytes.tolist())
-    matched = sum(key in known for key in zip(names, formats, shapes, *columns, strict=True))
-    durations = durations_ps(program, device, CostOptions(calibration=table))
-    return program.n_ops, matched, int(np.sum(durations))
