@@ -177,7 +177,8 @@ def batch(step):
 model, loss = torch.nn.Linear(3, 2), functional.cross_entropy
 for steps in (1, 2):
     result = meshemu.emulate(model, batch, loss, system=system, steps=steps, comm=world)
-    print(f"{len(result.losses)} steps on rank {world.rank}\\n", end="", flush=True)  # one write, that none comes between
+    # one write, that no other rank comes between
+    print(f"{len(result.losses)} steps on rank {world.rank}\\n", end="", flush=True)
 """
 
 
