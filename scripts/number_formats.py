@@ -111,14 +111,15 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
         style = {"color": COLOURS[i % len(COLOURS)], "linestyle": LINES[i % len(LINES)], "linewidth": 1.5}
         wrong = [100 * (1 - accuracy) for accuracy in o.accuracies.values()]
         marker = MARKERS[i % len(MARKERS)]
-        axes[0].plot([s + 1 for s in o.accuracies], wrong, marker=marker, ms=5, label=o.name, **style)
+        axes[0].plot([s + 1 for s in o.accuracies], wrong, marker=marker, ms=5, **style)
         windows = [o.losses[max(0, i - 4) : i + 1] for i in range(len(o.losses))]
-        axes[1].plot(range(1, len(windows) + 1), [sum(window) / len(window) for window in windows], **style)
+        means = [sum(window) / len(window) for window in windows]
+        axes[1].plot(range(1, len(means) + 1), means, label=o.name, **style)
     axes[0].set(xlabel="step", ylabel="held-out images classified wrongly, %", yscale="log")
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].yaxis.set_minor_formatter("{x:g}")
     axes[1].set(xlabel="step", ylabel="loss, mean of 5 steps", yscale="log")
-    axes[0].legend(fontsize=8)
+    axes[1].legend(fontsize=8, loc="lower left")  # where every run but a failing one is still above
     for axis in axes:
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=120)

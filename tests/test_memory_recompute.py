@@ -15,7 +15,7 @@ from meshemu.program.ir import OpKind
 from meshemu.runtime.local import run_ranks
 from meshemu.workload.capture import capture
 from meshemu.workload.graph import Graph
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.recompute import droppable, recomputed
 from meshemu.workload.recompute_choice import candidates, held_bytes
 from meshemu.workload.stage_costs import flops_and_bytes
@@ -78,7 +78,7 @@ def test_a_candidate_holds_less_and_its_work_shows() -> None:
     assert found[0].estimate_bytes <= 0.7 * most
     assert [one.cost for one in found[:-1]] == sorted(one.cost for one in found[:-1])
     again = partitioned(found[0].graph, {"data": 1}, 1, 1)
-    uses = [memory_use(step.spmd, step.plan, 1, {}, VIEWS).most_bytes for step in (plain, again)]
+    uses = [MemoryWalk(step.spmd, step.plan, {}, VIEWS).use(1).most_bytes for step in (plain, again)]
     assert uses[1] < 0.85 * uses[0]
     labels = np.asarray(again.program.labels)[again.program.label]
     repeats = np.asarray(["_again" in label for label in labels]) & (again.program.kind == OpKind.COMPUTE)

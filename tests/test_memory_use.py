@@ -20,7 +20,7 @@ from meshemu.execute.executor import Executor
 from meshemu.runtime.local import run_ranks
 from meshemu.workload.formats.storage import storage_of
 from meshemu.workload.layout import Layout
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.receive_buffers import ReceiveBuffers
 from meshemu.workload.spmd import Collective, PushAdd, Value
 
@@ -73,7 +73,7 @@ def test_the_peak_is_what_the_executor_holds(
     model: Any, batch: Any, loss: Any, plan: Any, n: int, tolerance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = partitioned(captured(model, batch, loss), plan, 1, n)
-    use = memory_use(step.spmd, step.plan, n, {}, VIEWS)
+    use = MemoryWalk(step.spmd, step.plan, {}, VIEWS).use(n)
     for device, held in enumerate(measured(step, model, batch, monkeypatch)):
         assert abs(int(use.total_bytes[device]) - max(held)) <= tolerance * max(held), device
     live = use.live_bytes.sum(axis=1)
@@ -86,7 +86,7 @@ def test_categories_of_a_data_parallel_step() -> None:
     model = nn.Linear(16, 8).double()
     step = partitioned(captured(model, (images(8, 16), images(8, 8)), F.mse_loss), {"data": 2}, 1, 2)
     states = dict.fromkeys(step.spmd.gradients, 2)
-    use = memory_use(step.spmd, step.plan, 2, states, VIEWS, schedules=step.schedules)
+    use = MemoryWalk(step.spmd, step.plan, states, VIEWS, schedules=step.schedules).use(2)
     parameters = 8 * (16 * 8 + 8)
     at_end = dict(zip(MEMORY_CATEGORIES, use.live_bytes[-1].tolist(), strict=True))
     assert at_end["weights"] == parameters
@@ -105,7 +105,7 @@ def test_windows_count_as_communication() -> None:
     """A 3 x 3 convolution on two halves of 8 rows: each device fetches its 4 rows and one of the other."""
     model = nn.Conv2d(1, 1, 3, padding=1, bias=False).double()
     step = partitioned(captured(model, (images(1, 1, 8, 6), images(1, 1, 8, 6)), F.mse_loss), {"spatial": [2, 1]}, 2, 1)
-    use = memory_use(step.spmd, step.plan, 2, {}, VIEWS)
+    use = MemoryWalk(step.spmd, step.plan, {}, VIEWS).use(2)
     communication = use.live_bytes[:, MEMORY_CATEGORIES.index("communication")]
     assert 5 * 6 * 8 <= communication.max() <= 6 * 8 * 8  # padding may be part of the window
 

@@ -18,7 +18,7 @@ from meshemu.program.verify import verify
 from meshemu.runtime.local import SingleComm, run_ranks
 from meshemu.workload.choice import choose_schedules
 from meshemu.workload.emission import build_program
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.partitioning import partition
 from meshemu.workload.placement import make_plan
 
@@ -82,7 +82,7 @@ def test_what_is_pooled_ahead_takes_memory() -> None:
     communication = MEMORY_CATEGORIES.index("communication")
     pooled = WIDTH * WIDTH * 4
     most = [
-        int(memory_use(spmd, plan, 4, {}, VIEWS, prefetch=prefetch).live_bytes[:, communication].max())
+        int(MemoryWalk(spmd, plan, {}, VIEWS, prefetch=prefetch).use(4).live_bytes[:, communication].max())
         for prefetch in (0, 1, 2)
     ]
     assert most[0] >= pooled

@@ -37,7 +37,7 @@ from meshemu.study.machine import open_step
 from meshemu.study.machine import timed as timed_on
 from meshemu.workload.choice import choose_schedules
 from meshemu.workload.emission import build_program
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.partitioning import partition
 from meshemu.workload.placement import make_plan
 
@@ -169,7 +169,7 @@ def step_of(compute_threads: int) -> tuple[Program, int]:
     spmd = partition(graph, plan, 1)
     schedules = choose_schedules(spmd, plan, mesh, "ring", lambda _format, size_bytes: size_bytes)
     program = build_program(spmd, plan, 4, schedules, {}, compute_threads=compute_threads)
-    use = memory_use(spmd, plan, 4, {}, VIEWS, compute_threads=compute_threads)
+    use = MemoryWalk(spmd, plan, {}, VIEWS, compute_threads=compute_threads).use(4)
     return program, use.most_bytes
 
 

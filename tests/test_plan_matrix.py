@@ -32,7 +32,7 @@ from meshemu.cost.op_classes import VIEWS
 from meshemu.errors import InputError, PlanError, UnsupportedOpError
 from meshemu.program.ir import OpKind
 from meshemu.runtime.local import run_ranks
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.models import build_model
 from meshemu.workload.spmd import Collective, Fetch
 
@@ -248,8 +248,8 @@ def test_what_is_sharded_needs_less_memory(steps: Any) -> None:
     for name, spec in {"data": "data", **{level: {"shard": 4, "zero": level} for level in (1, 2, 3)}}.items():
         step = partitioned(graph, spec, 2, 2)
         for states in (0, 2):
-            peak = memory_use(step.spmd, step.plan, 4, dict.fromkeys(step.spmd.gradients, states), VIEWS).total_bytes
-            peaks[name, states] = int(peak.max())
+            walk = MemoryWalk(step.spmd, step.plan, dict.fromkeys(step.spmd.gradients, states), VIEWS)
+            peaks[name, states] = int(walk.use(4).total_bytes.max())
     parameters = sum(prod(v.shape) * 8 for v in step.spmd.gradients.values())
     assert peaks["data", 2] > peaks[1, 2] >= peaks[2, 2] > peaks[3, 2]
     assert peaks["data", 2] - peaks["data", 0] == 2 * parameters
@@ -264,7 +264,7 @@ def test_a_gathered_parameter_is_held_for_one_pass_only() -> None:
     peaks = {}
     for level in (2, 3):
         step = partitioned(captured(model, batch, F.mse_loss), {"shard": 4, "zero": level}, 2, 2, bucket_bytes=1)
-        peaks[level] = int(memory_use(step.spmd, step.plan, 4, {}, VIEWS).total_bytes.max())
+        peaks[level] = int(MemoryWalk(step.spmd, step.plan, {}, VIEWS).use(4).total_bytes.max())
     layer = 64 * 64 * 4
     assert peaks[2] > 10 * layer + 10 * layer // 4
     assert peaks[3] < 10 * layer // 4 * 2 + 4 * layer

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from meshemu.cost.op_classes import VIEWS
 from meshemu.mesh import flatten
 from meshemu.workload.layout import Layout, Split, even_ranges
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.placement import make_plan
 from meshemu.workload.spmd import Compute, Instruction, Spmd, Value, last_uses
 
@@ -42,14 +42,14 @@ def test_peak_counted_by_hand() -> None:
     plan = make_plan({"data": 2}, flatten(grid(1, 3)))
     resident = 40
     for states in (0, 2):
-        peak = memory_use(by_hand(), plan, 3, {"w": states}, VIEWS).total_bytes
+        peak = MemoryWalk(by_hand(), plan, {"w": states}, VIEWS).use(3).total_bytes
         assert peak.tolist() == [resident * (1 + states) + 2 * 52, resident * (1 + states) + 52, 0]
 
 
 def test_positions_are_devices_of_the_plan() -> None:
     """Position 0, with two of the three samples, is device 2 here, and the timeline is its own."""
     plan = replace(make_plan({"data": 2}, flatten(grid(1, 3))), devices=(2, 0))
-    use = memory_use(by_hand(), plan, 3, {}, VIEWS)
+    use = MemoryWalk(by_hand(), plan, {}, VIEWS).use(3)
     assert use.total_bytes.tolist() == [40 + 52, 0, 40 + 2 * 52]
     assert use.busiest == 2
     assert use.live_bytes.sum(axis=1).tolist() == [40 + 32, 40 + 96, 40 + 64, 40 + 104, 40 + 40 + 4]
@@ -58,7 +58,7 @@ def test_positions_are_devices_of_the_plan() -> None:
 def test_what_two_threads_may_hold() -> None:
     """What an operator reads is held until the next one has run: x, a and b at once, and b at the end."""
     plan = make_plan({"data": 2}, flatten(grid(1, 3)))
-    use = memory_use(by_hand(), plan, 3, {}, VIEWS, compute_threads=2)
+    use = MemoryWalk(by_hand(), plan, {}, VIEWS, compute_threads=2).use(3)
     assert use.live_bytes.sum(axis=1).tolist() == [40 + 32, 40 + 96, 40 + 96, 40 + 136, 40 + 104 + 4]
 
 
@@ -68,10 +68,10 @@ def test_a_cut_batch_needs_less_and_state_is_held_by_all() -> None:
     peaks = {}
     for n in (1, 4):
         step = partitioned(graph, "data", 1, n)
-        peaks[n] = memory_use(step.spmd, step.plan, n, {}, VIEWS).total_bytes
+        peaks[n] = MemoryWalk(step.spmd, step.plan, {}, VIEWS).use(n).total_bytes
     parameters = 4 * sum(p.numel() for p in model.parameters())
     assert (peaks[4] < peaks[1]).all()
     assert (peaks[4] > parameters).all()
     step = partitioned(graph, "data", 1, 4)
     states = dict.fromkeys(step.spmd.gradients, 2)
-    assert (memory_use(step.spmd, step.plan, 4, states, VIEWS).total_bytes - peaks[4] == 2 * parameters).all()
+    assert (MemoryWalk(step.spmd, step.plan, states, VIEWS).use(4).total_bytes - peaks[4] == 2 * parameters).all()

@@ -31,7 +31,7 @@ from meshemu.runtime.local import run_ranks
 from meshemu.workload.choice import choose_schedules
 from meshemu.workload.emission import build_program
 from meshemu.workload.graph import Graph
-from meshemu.workload.memory import memory_use
+from meshemu.workload.memory import MemoryWalk
 from meshemu.workload.partitioning import partition
 from meshemu.workload.placement import make_plan
 from meshemu.workload.samples import first_samples, with_micro_batches
@@ -289,7 +289,7 @@ def peaks(n_stages: int, m: int, order: str) -> np.ndarray[Any, Any]:
     step = pipelined(graph, plan, grid(1, n_stages))
     leaves = np.zeros(n_stages, np.int64)
     leaves[[0, -1]] = m * 64 * 4 * 8
-    return memory_use(step.spmd, step.plan, n_stages, {}, VIEWS).total_bytes - leaves
+    return MemoryWalk(step.spmd, step.plan, {}, VIEWS).use(n_stages).total_bytes - leaves
 
 
 def test_one_forward_one_backward_keeps_few_micro_batches() -> None:

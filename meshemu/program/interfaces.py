@@ -9,6 +9,7 @@ one occupies it for as long as it puts bytes on it, one is their flight, which o
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -67,10 +68,7 @@ def to_device(
 
     after: arrays of ops that they wait for, -1 for none. Returns the ops that end when they are there.
     """
-    crossing = builder.interface(
-        device, interface=interface, label=label, op_class=MEMORY_TO_DEVICE, read_bytes=size_bytes
-    )
-    return _flight(builder, device, interface, label, crossing, after)
+    return _crossed(builder, device, interface, label, after, op_class=MEMORY_TO_DEVICE, read_bytes=size_bytes)
 
 
 def to_memory(
@@ -82,10 +80,7 @@ def to_memory(
     after: Iterable[ArrayLike] = (),
 ) -> Ids:
     """Bytes go from the device beside it to memory; as `to_device`."""
-    crossing = builder.interface(
-        device, interface=interface, label=label, op_class=DEVICE_TO_MEMORY, write_bytes=size_bytes
-    )
-    return _flight(builder, device, interface, label, crossing, after)
+    return _crossed(builder, device, interface, label, after, op_class=DEVICE_TO_MEMORY, write_bytes=size_bytes)
 
 
 def ingest_ops(program: Program) -> NDArray[np.bool_]:
@@ -114,15 +109,16 @@ def interface_unit_name(op_class: str, interface: int) -> str:
     return _UNITS[op_class].format(interface)
 
 
-def _flight(
+def _crossed(
     builder: ProgramBuilder,
     device: ArrayLike,
     interface: ArrayLike,
     label: str,
-    crossing: Ids,
     after: Iterable[ArrayLike],
+    **moved: Any,
 ) -> Ids:
-    """What follows a crossing; the crossing waits for `after`."""
+    """Occupy the link with what is `moved`, once `after` has ended, and then take its latency."""
+    crossing = builder.interface(device, interface=interface, label=label, **moved)
     for on in after:
         builder.depend(crossing, on)
     flight = builder.interface(device, interface=interface, label=label, op_class=LINK_LATENCY)

@@ -15,7 +15,7 @@ from meshemu.workload.receive_buffers import ReceiveBuffers
 from meshemu.workload.spill import Spill
 from meshemu.workload.spmd import Collective, Compute, Instruction, Spmd, Value, inputs_of, last_uses, outputs_of
 
-__all__ = ["MemoryWalk", "batch_read", "block_bytes", "memory_use"]
+__all__ = ["MemoryWalk", "batch_read", "block_bytes"]
 
 Bytes = NDArray[np.int64]
 
@@ -26,26 +26,6 @@ _COMMUNICATION, _OPTIMIZER, _BATCH = (
 
 
 _SPILLABLE = frozenset(MEMORY_CATEGORIES.index(name) for name in ("activations", "communication", "batch"))
-
-
-def memory_use(
-    spmd: Spmd,
-    plan: Plan,
-    n_devices: int,
-    states: Mapping[str, int],
-    views: Collection[str],
-    state_bytes: Mapping[str, int] | None = None,
-    schedules: Mapping[int, Schedule] | None = None,
-    prefetch: int = 0,
-    compute_threads: int = 1,
-    next_batch: bool = False,
-    spills: Sequence[Spill] = (),
-) -> MemoryUse:
-    """What every device holds over a step (nothing on devices outside the plan). Arguments: as of `MemoryWalk`."""
-    walk = MemoryWalk(
-        spmd, plan, states, views, state_bytes, schedules, prefetch, compute_threads, next_batch, spills
-    )
-    return walk.use(n_devices)
 
 
 def batch_read(spmd: Spmd) -> list[Value]:

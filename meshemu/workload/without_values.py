@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["WithoutValues"]
+__all__ = ["NotFollowedError", "WithoutValues"]
 
 Tensor = torch.Tensor
 
@@ -24,10 +24,14 @@ FILLING = frozenset({
 """Methods that give a tensor other values."""
 
 
+class NotFollowedError(Exception):
+    """What a call would keep for the backward pass is not known without values."""
+
+
 class WithoutValues(TorchFunctionMode):
     """Makes tensors on the device "meta" where no device is asked for, and attention by the operator of the CPU.
 
-    torch.device("meta") does the former too, and loads what takes a second. Raises NotImplementedError for attention
+    torch.device("meta") does the former too, and loads what takes a second. Raises NotFollowedError for attention
     that the CPU computes another way.
     """
 
@@ -65,7 +69,7 @@ def _attention(
     is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> Tensor:  # fmt: skip
     if dropout_p or enable_gqa or query.dim() != 4 or query.shape[-1] != value.shape[-1]:
-        raise NotImplementedError("attention by single products")
+        raise NotFollowedError("attention by single products")
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     made: Tensor = attend(query, key, value, 0.0, is_causal, attn_mask=attn_mask, scale=scale)[0]
     return made
