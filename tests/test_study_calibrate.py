@@ -226,16 +226,18 @@ def test_operators_and_their_step_are_measured_by_turns(monkeypatch: pytest.Monk
     steps, original = iter((2e-3, 50e-3, 4e-3)), calibrate.Operators.measure
     monkeypatch.setattr(calibrate, "operator_s", lambda *_: now_s)
     monkeypatch.setattr(calibrate, "update_s", lambda *_: now_s)
-    now_s = 0.0
+    now_s, operated, trained = 0.0, [], []
 
     def measured(self: calibrate.Operators, step: Any, prepared: Any) -> None:
         nonlocal now_s
         now_s = next(rounds)
         seen.append("operators")
+        operated.append(step.model)
         original(self, step, prepared)
 
-    def stepped(*_: Any, **__: Any) -> float:
+    def stepped(model: Any, *_: Any, **__: Any) -> float:
         seen.append("step")
+        trained.append(model)
         return next(steps)
 
     monkeypatch.setattr(calibrate.Operators, "measure", measured)
@@ -243,6 +245,7 @@ def test_operators_and_their_step_are_measured_by_turns(monkeypatch: pytest.Monk
     monkeypatch.setattr(this_machine, "overhead_ps", lambda *_: 500_000)
     [row] = this_machine.this_machine(None, calibrate.Budget(0.2, 1.0), SingleComm(), [("mlp", 2)], [])
     assert seen == ["operators", "step"] * 3
+    assert len(set(trained)) == 3 and not set(trained) & set(operated), "nothing made up has updated what is measured"
     assert row.measured_ps == 4 * 10**9
     assert row.matched == row.ops and row.predicted_ps == row.ops * (3_000_000 + 500_000)
 
