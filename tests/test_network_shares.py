@@ -11,14 +11,17 @@ from test_network_engine import check_same, random_program
 from meshemu.errors import ScheduleError
 from meshemu.hardware import System
 from meshemu.mesh import flatten
-from meshemu.network import simulate_messages
+from meshemu.network import checks, simulate_messages
 from meshemu.network.checks import check_program
 from meshemu.network.engine import NO_ROWS, Region
-from meshemu.network.merging import merge_rows
+from meshemu.network.inputs import work_of
+from meshemu.network.merging import joined_rows, merge_rows, rows_of
 from meshemu.network.pairs import distinct_pairs
+from meshemu.network.prepare import program_job
 from meshemu.network.shares import share_of
 from meshemu.network.state import EVENTS
 from meshemu.program.ir import OpKind
+from meshemu.program.units import one_thread_each
 from meshemu.runtime.local import run_ranks
 
 FEW = settings(max_examples=15, deadline=None, derandomize=True)
@@ -44,18 +47,56 @@ def test_distinct_pairs(seed, n, n_devices):
 def test_the_ops_of_a_rank(seed, n_ranks):
     program, _ = random_program(6, seed)
     rank_of_device = np.random.default_rng(seed).integers(0, n_ranks, 6).astype(np.int32)
-    owner = rank_of_device[program.device]
+    owner, n_deps = rank_of_device[program.device], np.diff(program.dep_ptr)
+    source = np.repeat(np.arange(program.n_ops), n_deps)
     for rank in range(n_ranks):
-        share = share_of(program, rank_of_device, rank)
-        own, n_deps = owner == rank, np.diff(program.dep_ptr)
-        waiting = np.where(own, n_deps + (program.kind == OpKind.RECV), 0)
-        assert np.array_equal(share.own, own) and share.n_own == own.sum()
+        share = share_of(program, rank_of_device, rank, n_ranks)
+        own = np.flatnonzero(owner == rank)
+        number = np.full(program.n_ops, -1)
+        number[own] = np.arange(len(own))
+        waiting = (n_deps + (program.kind == OpKind.RECV))[own]
+        assert np.array_equal(share.number, number)
+        assert np.array_equal(share.rows.count, np.bincount(owner, minlength=n_ranks))
         assert np.array_equal(share.waiting, waiting)
-        assert np.array_equal(share.idle, np.flatnonzero(own & (waiting == 0)))
-        source = np.repeat(np.arange(program.n_ops), n_deps)
-        for op in range(program.n_ops):
-            found = share.successor[share.successor_ptr[op] : share.successor_ptr[op + 1]]
-            assert np.array_equal(found, source[(program.dep == op) & own[source]])
+        assert np.array_equal(share.idle, np.flatnonzero(waiting == 0))
+        for i, op in enumerate(own):
+            found = share.successor[share.successor_ptr[i] : share.successor_ptr[i + 1]]
+            assert np.array_equal(found, number[source[program.dep == op]])
+
+
+@FEW
+@given(seed=st.integers(0, 10**6), n_ranks=st.integers(1, 3))
+def test_what_the_kernels_of_a_rank_are_told(seed, n_ranks):
+    """Of its ops what the Program says of them, and of messages which of its ops send and receive them."""
+    program, durations = random_program(6, seed)
+    mesh = flatten(System.grid(rows=2, cols=3, bandwidth="50 GB/s", latency=0))
+    job = program_job(program, mesh, durations, 64, "xy")
+    rank_of_device = np.random.default_rng(seed).integers(0, n_ranks, 6).astype(np.int32)
+    sender, receiver = rank_of_device[program.src], rank_of_device[program.dst]
+    for rank in range(n_ranks):
+        share = share_of(program, rank_of_device, rank, n_ranks)
+        work, crossing = work_of(job, rank_of_device, rank, share)
+        own = np.flatnonzero(share.number >= 0)
+        for name, values in (("kind", program.kind), ("device", program.device), ("message", program.message)):
+            assert np.array_equal(getattr(work, name), values[own])
+        assert np.array_equal(work.duration, np.asarray(durations)[own])
+        assert np.array_equal(work.unit, one_thread_each(program).of_op[own])
+        assert np.array_equal(work.dst_owner, receiver)
+        assert np.array_equal(crossing, np.flatnonzero(sender != receiver))
+        assert np.array_equal(work.send_op, np.where(sender == rank, share.number[program.send_op], -1))
+        mine, n_own = receiver == rank, len(own)
+        assert np.array_equal(work.recv_op[mine], share.number[program.recv_op[mine]])
+        place = np.full(program.n_messages, n_own)
+        place[crossing] = n_own + 1 + np.arange(len(crossing))
+        assert np.array_equal(work.recv_op[~mine], place[~mine])
+        assert len(work.after) == n_own + 1 + len(crossing)
+
+
+def test_too_many_ops_for_their_numbers(monkeypatch):
+    program, _ = random_program(6, seed=3)
+    monkeypatch.setattr(checks, "MOST", program.n_ops - 1)
+    with pytest.raises(ScheduleError, match=f"has {program.n_ops} ops, at most {program.n_ops - 1} can be timed"):
+        check_program(program)
 
 
 def late_dependency(program):
@@ -112,13 +153,16 @@ def test_merged_rows(n_rows, n_ranks):
     wanted = [rng.integers(1, 2**60, (len(vertex), *rest)) for rest in ((), (3,), (0,))]
 
     def merged(comm):
+        rows = rows_of(vertex, rank_of_vertex, comm.size)
         own = rank_of_vertex[vertex] == comm.rank
+        assert rows.count[comm.rank] == own.sum()
         arrays = [np.where(own.reshape(-1, *[1] * (values.ndim - 1)), values, -1) for values in wanted]
-        merge_rows(arrays, vertex, rank_of_vertex, comm)
-        return arrays
+        for values in arrays:
+            merge_rows(values, rows, comm)
+        return arrays + [joined_rows(np.ascontiguousarray(values[own]), rows, comm) for values in wanted]
 
     for arrays in run_ranks(n_ranks, merged):
-        assert all(np.array_equal(found, values) for found, values in zip(arrays, wanted, strict=True))
+        assert all(np.array_equal(found, values) for found, values in zip(arrays, 2 * wanted, strict=True))
 
 
 def test_ranks_run_at_the_same_time(monkeypatch):

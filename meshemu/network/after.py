@@ -7,7 +7,6 @@ the end of a Program. It is never less than one lookahead, which serves where no
 """
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meshemu.comm import Comm
 from meshemu.network.compiled import kernel
@@ -20,17 +19,14 @@ __all__ = ["find_after"]
 
 
 @kernel
-def _walk_back(network: Network, work: Work, own: NDArray[np.bool_], felt: Ints) -> None:
+def _walk_back(network: Network, work: Work, felt: Ints) -> None:
     """Fill `work.after` of this rank's ops: one pass, the last first, so that what waits for an op is known before it.
 
     Where ids do not follow the order of time, an op whose `after` is not yet known counts with one lookahead.
-    felt: int64[n_ops], scratch, how soon what depends on an op is felt from when the op is ready.
+    felt: int64[n_own], scratch, how soon what depends on an op is felt from when the op is ready.
     """
     after = work.after
-    for op in range(len(after) - 1, -1, -1):
-        after[op] = network.lookahead
-        if not own[op]:
-            continue
+    for op in range(len(felt) - 1, -1, -1):
         soonest = FAR
         for entry in range(work.successor_ptr[op], work.successor_ptr[op + 1]):
             successor = work.successor[entry]
@@ -49,16 +45,15 @@ def _walk_back(network: Network, work: Work, own: NDArray[np.bool_], felt: Ints)
             felt[op] = min(FAR, work.duration[op] + soonest)
 
 
-def find_after(
-    network: Network, work: Work, own: NDArray[np.bool_], crosses: NDArray[np.bool_], comm: Comm | None
-) -> None:
-    """Fill `work.after`; own: bool[n_ops], this rank's.
+def find_after(network: Network, work: Work, crossing: Ints, rank: int, comm: Comm | None) -> None:
+    """Fill `work.after`.
 
-    Each rank finds it for its own ops and learns it of the ops that receive a message from another rank, crosses:
-    bool[n_messages].
+    Each rank finds it for its own ops and learns it of those that receive the messages `crossing`, from one rank to
+    another. Of ops that receive a message between other places of one other rank it knows no more than the lookahead.
     """
-    _walk_back(network, work, own, np.empty(len(own), np.int64))
-    if comm is None:
-        return
-    receiving = work.recv_op[crosses]
-    work.after[receiving] = comm.sum(np.where(own[receiving], work.after[receiving], 0))
+    n_own = len(work.kind)
+    work.after[n_own:] = network.lookahead
+    _walk_back(network, work, np.empty(n_own, np.int64))
+    if comm is not None:
+        received = work.after[work.recv_op[crossing]]
+        work.after[n_own + 1 :] = comm.sum(np.where(work.dst_owner[crossing] == rank, received, 0))

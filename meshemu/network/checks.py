@@ -19,6 +19,8 @@ from meshemu.program.trees import check_trees
 
 __all__ = ["check_program"]
 
+MOST = 2**31 - 3  # ops, and dependencies: the kernels number them in 32 bits
+
 
 @kernel
 def _ops_fit(
@@ -71,8 +73,11 @@ def _first_wrong_end(
 def check_program(program: Program, comm: Comm | None = None) -> bool:
     """Whether messages share ops, so that there are trees. comm: ranks that share the work, each with the same Program.
 
-    Raises ScheduleError, the same on every rank, unless ids are in range and belong together.
+    Raises ScheduleError, the same on every rank, unless ids are in range and belong together, or for too many ops.
     """
+    for name, n in (("ops", program.n_ops), ("dependencies", len(program.dep))):
+        if n > MOST:
+            raise ScheduleError(f"the Program has {n} {name}, at most {MOST} can be timed")
     tally = _tally(program, 0, 1) if comm is None else comm.sum(_tally(program, comm.rank, comm.size))
     wrong, n_shared, surplus = tally[0], tally[1:3], tally[3:]
     if wrong or surplus.any():

@@ -67,7 +67,7 @@ class Region:
             start=np.zeros(n_ops, np.int64),
             end=np.zeros(n_ops, np.int64),
             busy_bins=np.zeros((n_links, n_bins), np.int64),
-            heap=np.empty(EVENT * (share.n_own + 1024), np.int64),
+            heap=np.empty(EVENT * (n_ops + 1024), np.int64),
             out=np.empty((1024 + n_ranks, ROW), np.int64),
             queue=_chained(np.empty((1024, 2), np.int64), 0),
             line=_chained(np.empty((1024, 5), np.int64), 0),
@@ -75,7 +75,7 @@ class Region:
             stack=np.empty(n_ops + 1, np.int64),
             scalar=np.zeros(fields.SCALARS, np.int64),
         )
-        self.state.scalar[fields.ROOM] = share.n_own
+        self.state.scalar[fields.ROOM] = n_ops
         self.state.scalar[[fields.OUT, fields.HEADERS]] = n_ranks
         self.state.out[:n_ranks, 5] = np.where(np.arange(n_ranks) == rank, 0, NEVER)
         begin(work, self.state, share.idle)

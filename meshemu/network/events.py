@@ -2,9 +2,10 @@
 
 time: when the head of a packet comes in at a link. key: message id and packet index; for ops and cuts a negative
 number, so that at one time ops go first and cuts before packets. where: the index in `route_links` of the link, and the
-kind of the event; for ops the op id. tail: when the last byte of the packet comes in at the link; for trains the link
-whose rate spaces their packets. Keys hold ids that every number of ranks agrees on, so the order of events does not
-depend on it. The messages of a tree have the id of their first. Its copies of a packet may have one time and key at
+kind of the event; for ops the op. tail: when the last byte of the packet comes in at the link; for trains the link
+whose rate spaces their packets. Keys hold ids of messages, on which every number of ranks agrees, and numbers of ops
+(see `shares`), which keep the order of those of a device; so the order of events does not depend on how many ranks
+there are. The messages of a tree have the id of their first. Its copies of a packet may have one time and key at
 several links: these events change nothing for one another.
 """
 
@@ -46,7 +47,7 @@ PACKET_BITS = 31
 MAX_PACKETS = 2**PACKET_BITS
 PACKET_MASK = MAX_PACKETS - 1
 CUT_KEYS = 2**62  # key of a cut: that of the first packet cut off, less this
-OP_KEYS = 2**63 - 1  # key of an op: its id, less this
+OP_KEYS = 2**63 - 1  # key of an op: its number, less this
 
 KIND_BITS = 4
 KIND_MASK = 2**KIND_BITS - 1

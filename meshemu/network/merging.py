@@ -3,7 +3,7 @@
 Rows of one rank mostly follow one another, so they are found once as runs, and moved as such.
 """
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,65 +12,100 @@ from meshemu.comm import Comm
 from meshemu.network.compiled import kernel, writable
 from meshemu.network.events import Ints
 
-__all__ = ["merge_rows"]
+__all__ = ["Rows", "joined_rows", "merge_rows", "rows_of"]
 
 Ids = NDArray[np.int32]
 
 
-@kernel
-def _find_runs(vertex: Ids, rank_of_vertex: Ids, runs: Ints, n_rows: Ints) -> int:
-    """Fill `runs` with [first row, row behind the last, rank] of rows that follow one another; returns their number.
-
-    n_rows: int64[n_ranks], zeros: becomes the number of rows of each rank.
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Which rank each row belongs to. runs: int64[n_runs, 3], [first row, row behind the last, rank] of rows that
+    follow one another; count: int64[n_ranks], the rows of each rank.
     """
+
+    runs: Ints
+    count: Ints
+
+
+@kernel
+def _find_runs(vertex: Ids, rank_of_vertex: Ids, runs: Ints, count: Ints) -> int:
+    """Fill `runs` and `count`, zeros before, as in `Rows`; returns how many runs there are."""
     n, row = 0, 0
     while row < len(vertex):
         owner, first = rank_of_vertex[vertex[row]], row
         while row < len(vertex) and rank_of_vertex[vertex[row]] == owner:
             row += 1
         runs[n, 0], runs[n, 1], runs[n, 2] = first, row, owner
-        n_rows[owner] += row - first
+        count[owner] += row - first
         n += 1
     return n
 
 
 @kernel
-def _move(values: Ints, runs: Ints, width: int, packed: Ints, begin: Ints, rank: int, pack: bool) -> None:
-    """Copy the rows of `rank` to `packed` or, unless `pack`, those of all others from there.
+def _take_out(values: Ints, runs: Ints, width: int, rank: int, own: Ints) -> None:
+    """Fill `own` with the rows of one rank, of `width` numbers each."""
+    at = 0
+    for run in range(len(runs)):
+        if runs[run, 2] == rank:
+            first, n = runs[run, 0] * width, (runs[run, 1] - runs[run, 0]) * width
+            for i in range(n):
+                own[at + i] = values[first + i]
+            at += n
 
-    Rows are `width` numbers each; in `packed` those of each rank stand together, at begin[rank], which moves on.
+
+@kernel
+def _put_in(packed: Ints, runs: Ints, width: int, rank: int, own: bool, begin: Ints, values: Ints) -> None:
+    """Put rows back in their places: those of `rank` if `own`, else those of all others.
+
+    In `packed` the rows of each rank stand together, at begin[rank], which moves on.
     """
     for run in range(len(runs)):
         owner, first = runs[run, 2], runs[run, 0] * width
-        if (owner == rank) == pack:
-            at, n = begin[owner], runs[run, 1] * width - first
+        if (owner == rank) == own:
+            at, n = begin[owner], (runs[run, 1] - runs[run, 0]) * width
+            for i in range(n):
+                values[first + i] = packed[at + i]
             begin[owner] += n
-            if pack:
-                for i in range(n):
-                    packed[at + i] = values[first + i]
-            else:
-                for i in range(n):
-                    values[first + i] = packed[at + i]
 
 
-def merge_rows(arrays: Sequence[Ints], vertex: Ids, rank_of_vertex: Ids, comm: Comm | None) -> None:
-    """Complete on every rank contiguous arrays (n, ...), of which each rank knows the rows of its own vertices.
+def rows_of(vertex: Ids, rank_of_vertex: Ids, n_ranks: int) -> Rows:
+    """Of rows that belong to a vertex each, int32[n]."""
+    runs, count = np.empty((len(vertex), 3), np.int64), np.zeros(n_ranks, np.int64)
+    return Rows(runs[: _find_runs(writable(vertex, np.int32), rank_of_vertex, runs, count)], count)
 
-    vertex: int32[n], that of each row.
-    """
-    rank, size = (0, 1) if comm is None else (comm.rank, comm.size)
-    n_rows, runs = np.zeros(size, np.int64), np.empty((len(vertex), 3), np.int64)
-    runs = runs[: _find_runs(writable(vertex, np.int32), rank_of_vertex, runs, n_rows)]
-    packed = np.empty(max(values.size for values in arrays), np.int64)
-    for values in arrays:
-        width, flat = values.size // max(1, len(vertex)), values.reshape(-1)
-        end = np.cumsum(n_rows) * width
-        begin = end - n_rows * width
-        pieces = [packed[a:b].view(np.uint8) for a, b in zip(begin, end, strict=True)]
-        _move(flat, runs, width, packed, begin.copy(), rank, True)
-        if comm is not None:
-            comm.exchange(
-                {peer: pieces[rank] for peer in range(size) if peer != rank and pieces[rank].size},
-                {peer: piece for peer, piece in enumerate(pieces) if peer != rank and piece.size},
-            )
-        _move(flat, runs, width, packed, begin, rank, False)
+
+def joined_rows(own: Ints, rows: Rows, comm: Comm | None) -> Ints:
+    """All rows (n, ...) on every rank, from those (n_own, ...) of this rank; arrays are contiguous."""
+    values, rank = np.empty((rows.count.sum(), *own.shape[1:]), np.int64), 0 if comm is None else comm.rank
+    flat, begin = values.reshape(-1), np.zeros(len(rows.count), np.int64)
+    _put_in(own.reshape(-1), rows.runs, _width(own), rank, True, begin, flat)
+    _put_in_others(flat, own, rows, comm)
+    return values
+
+
+def merge_rows(values: Ints, rows: Rows, comm: Comm | None) -> None:
+    """Complete on every rank a contiguous array (n, ...) of which each rank knows its own rows."""
+    rank = 0 if comm is None else comm.rank
+    flat, own = values.reshape(-1), np.empty((rows.count[rank], *values.shape[1:]), np.int64)
+    _take_out(flat, rows.runs, _width(values), rank, own.reshape(-1))
+    _put_in_others(flat, own, rows, comm)
+
+
+def _put_in_others(flat: Ints, own: Ints, rows: Rows, comm: Comm | None) -> None:
+    """Send own rows to all other ranks, and put in what they send."""
+    if comm is None:
+        return
+    width = _width(own)
+    end = np.cumsum(rows.count) * width
+    begin, packed, sent = end - rows.count * width, np.empty(end[-1], np.int64), own.reshape(-1).view(np.uint8)
+    others = [peer for peer in range(comm.size) if peer != comm.rank]
+    pieces = {peer: packed[begin[peer] : end[peer]].view(np.uint8) for peer in others}
+    comm.exchange(
+        {peer: sent for peer in others if sent.size}, {peer: piece for peer, piece in pieces.items() if piece.size}
+    )
+    _put_in(packed, rows.runs, width, comm.rank, False, begin, flat)
+
+
+def _width(rows: Ints) -> int:
+    """How many numbers a row has."""
+    return int(np.prod(rows.shape[1:], dtype=np.int64))

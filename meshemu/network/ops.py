@@ -3,9 +3,11 @@
 The end of an op or of a message is known when it starts, so it is passed on at once and needs no event.
 """
 
+import numpy as np
+from numpy.typing import NDArray
 
 from meshemu.network.compiled import compiled, kernel
-from meshemu.network.events import OP_KEYS, PACKET_BITS, Ints
+from meshemu.network.events import OP_KEYS, PACKET_BITS
 from meshemu.network.heap import push
 from meshemu.network.state import DEPTH, ROOM, State, Work
 
@@ -41,7 +43,7 @@ def _pass_on(work: Work, state: State) -> None:
         op = state.stack[scalar[DEPTH]]
         end = state.end[op]
         for entry in range(work.successor_ptr[op], work.successor_ptr[op + 1]):
-            successor = work.successor[entry]
+            successor = int(work.successor[entry])
             state.ready[successor] = max(state.ready[successor], end)
             state.waiting[successor] -= 1
             if state.waiting[successor] == 0:
@@ -49,10 +51,10 @@ def _pass_on(work: Work, state: State) -> None:
 
 
 @kernel
-def begin(work: Work, state: State, first: Ints) -> None:
+def begin(work: Work, state: State, first: NDArray[np.int32]) -> None:
     """Release the ops of this rank that wait for nothing, `first`. Called once, before the loop."""
     for i in range(len(first)):
-        _release(work, state, first[i])
+        _release(work, state, int(first[i]))
         _pass_on(work, state)
 
 

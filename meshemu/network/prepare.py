@@ -1,4 +1,4 @@
-"""From messages, Programs and meshes to the arrays of the kernels; whatever the kernels rely on is checked here."""
+"""From messages, Programs and meshes to a Job; whatever the kernels rely on is checked here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -8,22 +8,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from meshemu.comm import Comm
 from meshemu.errors import InputError
-from meshemu.mesh import Mesh, Order, Routes, cut_links, link_rates, message_routes, routes
+from meshemu.mesh import Mesh, Order, Routes, link_rates, message_routes, routes
 from meshemu.network.arguments import LARGEST, check_ends, integers, packet_size
-from meshemu.network.branches import Branches, branches, no_branches, owned
+from meshemu.network.branches import Branches, branches, no_branches
 from meshemu.network.checks import check_program
 from meshemu.network.compiled import writable
-from meshemu.network.events import EVENT, KIND_BITS, MAX_PACKETS, PACKET_BITS, SINGLE
+from meshemu.network.events import MAX_PACKETS
 from meshemu.network.pairs import distinct_pairs
-from meshemu.network.reach import find_reach
 from meshemu.network.row_order import row_order
-from meshemu.network.shares import Share
-from meshemu.network.state import Network, Work
 from meshemu.program.ir import Program
 from meshemu.program.trees import message_trees, routed_trees
 from meshemu.program.units import NO_UNIT, Units, one_thread_each
 
-__all__ = ["LARGEST_PS", "Job", "messages_job", "network_of", "program_job", "work_of"]
+__all__ = ["LARGEST_PS", "Job", "messages_job", "program_job"]
 
 Ints = NDArray[np.int64]
 
@@ -134,8 +131,10 @@ def program_job(
     duration = integers("duration_ps", duration_ps, "op", 0)
     if duration.shape != (program.n_ops,):
         raise InputError(f"duration_ps has shape {duration.shape}, the Program has {program.n_ops} ops")
-    units = one_thread_each(program) if units is None else units
-    _check_units(units, program.n_ops)
+    if units is None:
+        units = one_thread_each(program)
+    else:
+        _check_units(units, program.n_ops)
     if program.n_devices != mesh.n_devices:
         raise InputError(f"the Program is for {program.n_devices} devices, the mesh has {mesh.n_devices}")
     has_trees = check_program(program, comm)
@@ -214,84 +213,6 @@ def _in_order(job: Job) -> Job:
         departs_with=message,
         arrives_with=message,
     )
-
-
-def network_of(job: Job, rank_of_vertex: NDArray[np.int32], lookahead: int | None) -> Network:
-    """Links and routes for the kernels; a link belongs to the rank of its source device.
-
-    lookahead: least latency in ps of the links between ranks, None if there are none.
-    """
-    mesh, n_branches = job.mesh, len(job.branches.link)
-    latency = writable(mesh.latency_ps, np.int64)
-    route_links = np.concatenate((job.branches.link, _closed(job.routes)))
-    reach, onward = np.zeros((2, 0 if lookahead is None else len(route_links)), np.int64)
-    if lookahead is not None:
-        is_cut = np.zeros(mesh.n_links, np.int64)
-        is_cut[cut_links(mesh, rank_of_vertex)] = 1
-        find_reach(route_links, n_branches, latency, is_cut, np.zeros(mesh.n_links, np.int64), reach, onward)
-    return Network(
-        num=job.num,
-        den=job.den,
-        latency=latency,
-        owner=rank_of_vertex[mesh.link_src].astype(np.int64),
-        route_links=route_links,
-        branch=owned(job.branches, job.mesh, rank_of_vertex),
-        combine=int(job.mesh.combine_ps),
-        reach=reach,
-        onward=onward,
-        lookahead=0 if lookahead is None else lookahead,
-    )
-
-
-def work_of(job: Job, rank_of_device: NDArray[np.int32], rank: int, share: Share) -> Work:
-    """Messages and ops for the kernels of one rank, which runs the ops of `share`."""
-    program, n = job.program, len(job.size_bytes)
-    first = len(job.branches.link) + job.routes.route_ptr[:-1] + np.arange(job.routes.n_routes)
-    where = (first << KIND_BITS | SINGLE)[job.routes.index]
-    flow = np.arange(n)
-    if len(job.branches.member):
-        of_route, where = where, np.empty(n, np.int64)
-        where[job.alone] = of_route
-        flow[job.branches.member], where[job.branches.member] = job.branches.flow, job.branches.where
-    owner = np.take(rank_of_device.astype(np.int64), job.dst) if rank_of_device.any() else np.zeros(n, np.int64)
-    start, nothing, none = np.zeros((0, EVENT), np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64)
-    if program is None:
-        sent = np.flatnonzero(rank_of_device[job.src] == rank)
-        start = np.stack([job.ready_ps[sent], sent << PACKET_BITS, where[sent], job.ready_ps[sent]], axis=1)
-        nothing = np.full(n, -1, np.int64)
-    return Work(
-        size=writable(job.size_bytes, np.int64),
-        flow=flow,
-        where=where,
-        send_op=nothing if program is None else writable(program.send_op, np.int64),
-        recv_op=nothing if program is None else writable(program.recv_op, np.int64),
-        dst_owner=owner,
-        kind=none.astype(np.int8) if program is None else writable(program.kind, np.int8),
-        device=none.astype(np.int32) if program is None else writable(program.device, np.int32),
-        unit=_columns(job.units),
-        combining=job.units.combining,
-        duration=writable(job.duration_ps, np.int64),
-        message=none if program is None else writable(program.message, np.int64),
-        successor_ptr=share.successor_ptr,
-        successor=share.successor,
-        after=np.empty(len(share.own), np.int64),
-        start=np.ascontiguousarray(start),
-    )
-
-
-def _columns(units: Units) -> NDArray[np.int32]:
-    """The column of `State.unit_free` that each op takes: those of all units that combine come first."""
-    if units.combining == 1:
-        return writable(units.of_op, np.int32)
-    return units.of_op + np.where(units.of_op > 0, np.int32(units.combining - 1), np.int32(0))
-
-
-def _closed(routes: Routes) -> Ints:
-    """The links of all routes with -1 after each route, so that a packet needs no lookup to see its last hop."""
-    closed = np.full(len(routes.route_links) + routes.n_routes, -1, np.int64)
-    route = np.repeat(np.arange(routes.n_routes), np.diff(routes.route_ptr))
-    closed[np.arange(len(routes.route_links)) + route] = routes.route_links
-    return closed
 
 
 def _checked(job: Job) -> Job:

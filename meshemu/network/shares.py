@@ -1,4 +1,4 @@
-"""What waits for each op of a rank, and for how much each op waits. Compiled: two passes over all ops."""
+"""The ops of a rank: which they are, what each waits for, and what waits for it. Compiled: three passes over them."""
 
 from dataclasses import dataclass
 
@@ -7,78 +7,102 @@ from numpy.typing import NDArray
 
 from meshemu.network.compiled import kernel, writable
 from meshemu.network.events import Ints
+from meshemu.network.merging import Rows, rows_of
 from meshemu.network.ops import RECV
 from meshemu.program.ir import Program
 
-__all__ = ["NO_OPS", "Share", "share_of"]
+__all__ = ["Share", "no_ops", "share_of"]
+
+
+Ids = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
 class Share:
-    """The ops of a rank: own, bool[n_ops], which they are, and n_own, how many; waiting, int64[n_ops], how many events
-    each waits for (0 for others' ops); idle, which wait for none; successor_ptr, int64[n_ops + 2], and successor, as
-    CSR, which ops of the rank wait for each.
+    """The ops of a rank, numbered among themselves in the order of the Program; those of others take no room.
+
+    rows: of all ops of the Program, which are whose. number: int32[n_ops], the number of each of them, -1 for others'.
+    By these numbers: waiting, int32[n_own], how many events each op waits for; idle, which wait for none;
+    successor_ptr, int32[n_own + 2], and successor, as CSR, which wait for each.
     """
 
-    own: NDArray[np.bool_]
-    n_own: int
-    waiting: Ints
-    idle: Ints
-    successor_ptr: Ints
-    successor: Ints
+    rows: Rows
+    number: Ids
+    waiting: Ids
+    idle: Ids
+    successor_ptr: Ids
+    successor: Ids
 
 
-NO_OPS = Share(
-    np.zeros(0, np.bool_), 0, *(np.zeros(n, np.int64) for n in (0, 0, 2, 0))
-)  # of messages without a Program
+@kernel
+def _number(runs: Ints, rank: int, number: Ids) -> None:
+    """Fill number."""
+    n_own = 0
+    for run in range(len(runs)):
+        first, behind, own = runs[run, 0], runs[run, 1], runs[run, 2] == rank
+        for op in range(first, behind):
+            number[op] = n_own + op - first if own else -1
+        n_own += (behind - first) * own
 
 
 @kernel
 def _count(
-    dep_ptr: Ints, dep: Ints, kind: NDArray[np.int8], device: NDArray[np.int32], rank_of_device: NDArray[np.int32],
-    rank: int, own: NDArray[np.bool_], waiting: Ints, idle: Ints, successor_ptr: Ints,
-) -> tuple[int, int]:
-    """Fill own, waiting and idle, and leave in successor_ptr[op + 2] how many ops of the rank wait for op.
+    runs: Ints, rank: int, dep_ptr: Ints, dep: Ints, kind: NDArray[np.int8], number: Ids, waiting: Ids, idle: Ids,
+    successor_ptr: Ids,
+) -> int:
+    """Fill waiting and idle, and leave in successor_ptr[i + 2], zeros before, how many ops wait for i.
 
-    Returns how many ops are the rank's and how many of these are idle. All but idle: zeros before.
+    Dependencies are on the same device, so of the same rank. Returns how many ops are idle.
     """
     n_own, n_idle = 0, 0
-    for op in range(len(kind)):
-        if rank_of_device[device[op]] != rank:
+    for run in range(len(runs)):
+        if runs[run, 2] != rank:
             continue
-        own[op] = True
-        n_own += 1
-        for entry in range(dep_ptr[op], dep_ptr[op + 1]):
-            successor_ptr[dep[entry] + 2] += 1
-        waiting[op] = dep_ptr[op + 1] - dep_ptr[op] + (kind[op] == RECV)
-        if waiting[op] == 0:
-            idle[n_idle] = op
-            n_idle += 1
-    return n_own, n_idle
+        for op in range(runs[run, 0], runs[run, 1]):
+            begin, end = dep_ptr[op], dep_ptr[op + 1]
+            for entry in range(begin, end):
+                successor_ptr[number[dep[entry]] + 2] += 1
+            waiting[n_own] = end - begin + (kind[op] == RECV)
+            if waiting[n_own] == 0:
+                idle[n_idle] = n_own
+                n_idle += 1
+            n_own += 1
+    return n_idle
 
 
 @kernel
-def _invert(dep_ptr: Ints, dep: Ints, own: NDArray[np.bool_], successor_ptr: Ints, successor: Ints) -> None:
-    """From what `_count` left in successor_ptr to pointers, and the own ops that wait for each op, ascending."""
-    for op in range(2, len(successor_ptr)):
-        successor_ptr[op] += successor_ptr[op - 1]
-    for op in range(len(own)):
-        if own[op]:
+def _invert(runs: Ints, rank: int, dep_ptr: Ints, dep: Ints, number: Ids, successor_ptr: Ids, successor: Ids) -> None:
+    """From what `_count` left in successor_ptr to pointers, and the ops that wait for each, ascending."""
+    for i in range(2, len(successor_ptr)):
+        successor_ptr[i] += successor_ptr[i - 1]
+    n_own = 0
+    for run in range(len(runs)):
+        if runs[run, 2] != rank:
+            continue
+        for op in range(runs[run, 0], runs[run, 1]):
             for entry in range(dep_ptr[op], dep_ptr[op + 1]):
-                node = dep[entry] + 1
-                successor[successor_ptr[node]] = op
+                node = number[dep[entry]] + 1
+                successor[successor_ptr[node]] = n_own
                 successor_ptr[node] += 1
+            n_own += 1
 
 
-def share_of(program: Program, rank_of_device: NDArray[np.int32], rank: int) -> Share:
+def share_of(program: Program, rank_of_device: Ids, rank: int, n_ranks: int) -> Share:
     """The ops of `rank` in a checked Program."""
-    n_ops = program.n_ops
+    rows = rows_of(program.device, rank_of_device, n_ranks)
+    n_own, number = int(rows.count[rank]), np.empty(program.n_ops, np.int32)
+    _number(rows.runs, rank, number)
     dep_ptr, dep = writable(program.dep_ptr, np.int64), writable(program.dep, np.int64)
-    own, waiting, successor_ptr = np.zeros(n_ops, np.bool_), np.zeros(n_ops, np.int64), np.zeros(n_ops + 2, np.int64)
-    idle, successor = np.empty(n_ops, np.int64), np.empty(len(dep), np.int64)
-    n_own, n_idle = _count(
-        dep_ptr, dep, writable(program.kind, np.int8), writable(program.device, np.int32), rank_of_device, rank, own,
-        waiting, idle, successor_ptr,
-    )  # fmt: skip
-    _invert(dep_ptr, dep, own, successor_ptr, successor)
-    return Share(own, n_own, waiting, idle[:n_idle], successor_ptr, successor)
+    waiting, idle, successor = (np.empty(n, np.int32) for n in (n_own, n_own, len(dep)))
+    successor_ptr = np.zeros(n_own + 2, np.int32)
+    kind = writable(program.kind, np.int8)
+    n_idle = _count(rows.runs, rank, dep_ptr, dep, kind, number, waiting, idle, successor_ptr)
+    _invert(rows.runs, rank, dep_ptr, dep, number, successor_ptr, successor)
+    return Share(rows, number, waiting, idle[:n_idle], successor_ptr, successor)
+
+
+def no_ops() -> Share:
+    """That of messages without a Program."""
+    none = np.zeros(0, np.int32)
+    rows = Rows(np.zeros((0, 3), np.int64), np.zeros(0, np.int64))
+    return Share(rows, none, none, none, np.zeros(2, np.int32), none)

@@ -115,12 +115,13 @@ class Network(NamedTuple):
 
 
 class Work(NamedTuple):
-    """Messages and ops, the same on every rank but `start` and the successors.
+    """Messages, the same on every rank but for their ops, and the ops of a rank, by their numbers in its `Share`.
 
-    Messages: size in bytes; flow: id under which it travels; where: of the event with which it starts; send_op, recv_op
-    (-1: none); dst_owner: rank of the destination. Ops: kind int8, device int32, unit int32 (column of unit_free, the
-    first of `combining` alike if it is 0; -1: none), duration ps, message, successors as CSR; after: how soon the end
-    of an op is felt on other ranks (see `after`), meaningless where one rank runs alone.
+    Messages: size in bytes; flow: id under which it travels; where: of the event with which it starts; dst_owner: rank
+    of the destination; send_op (-1: none, or another rank's); recv_op (-1: none; of another rank's, its place in
+    `after`). Ops: kind int8, device int32, unit int32 (column of unit_free, the first of `combining` alike if it is 0;
+    -1: none), duration ps, message, successors as CSR. after: how soon the end of an op is felt on other ranks, of ops,
+    then of those of other ranks that `recv_op` names (see `after`); meaningless where one rank runs alone.
     start: rows [time, key, where, tail] of messages that wait for nothing, sorted by (time, key).
     """
 
@@ -129,15 +130,15 @@ class Work(NamedTuple):
     where: Ints
     send_op: Ints
     recv_op: Ints
-    dst_owner: Ints
+    dst_owner: NDArray[np.int32]
     kind: NDArray[np.int8]
     device: NDArray[np.int32]
     unit: NDArray[np.int32]
     combining: int
     duration: Ints
     message: Ints
-    successor_ptr: Ints
-    successor: Ints
+    successor_ptr: NDArray[np.int32]
+    successor: NDArray[np.int32]
     after: Ints
     start: Ints
 
@@ -158,7 +159,7 @@ class State(NamedTuple):
     unit_free: Ints
     depart: Ints
     arrival: Ints
-    waiting: Ints
+    waiting: NDArray[np.int32]
     ready: Ints
     start: Ints
     end: Ints

@@ -15,11 +15,12 @@ from meshemu.network.after import find_after
 from meshemu.network.compiling import compiled_once, notice
 from meshemu.network.credit import BackPressure, back_pressure, run_routers
 from meshemu.network.engine import Region
+from meshemu.network.inputs import network_of, work_of
 from meshemu.network.kernels import run
-from meshemu.network.merging import merge_rows
-from meshemu.network.prepare import Job, messages_job, network_of, program_job, work_of
+from meshemu.network.merging import joined_rows, merge_rows, rows_of
+from meshemu.network.prepare import Job, messages_job, program_job
 from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, RankCounters, Timeline, Timing
-from meshemu.network.shares import NO_OPS, share_of
+from meshemu.network.shares import Share, no_ops, share_of
 from meshemu.network.window import WindowCounts, run_windows
 from meshemu.program.builder import ProgramBuilder
 from meshemu.program.ir import OpKind, Program
@@ -148,7 +149,8 @@ def _first_use(mesh: Mesh) -> None:
     """Use every kernel once, on a Program without ops."""
     job = program_job(ProgramBuilder(mesh.n_devices).build(), mesh, [], 1, "xy")
     _run(job, np.zeros(mesh.n_vertices, np.int32), 1, None, 1, None)
-    merge_rows([np.zeros(1, np.int64)], np.zeros(1, np.int32), np.zeros(1, np.int32), None)
+    rows = rows_of(np.zeros(1, np.int32), np.zeros(1, np.int32), 1)
+    merge_rows(joined_rows(np.zeros(1, np.int64), rows, None), rows, None)
 
 
 def _run(
@@ -157,11 +159,11 @@ def _run(
 ) -> _Outcome:
     rank = 0 if comm is None else comm.rank
     program = job.program
-    share = NO_OPS if program is None else share_of(program, rank_of_vertex, rank)
-    network, work = network_of(job, rank_of_vertex, lookahead), work_of(job, rank_of_vertex, rank, share)
+    share = no_ops() if program is None else share_of(program, rank_of_vertex, rank, 1 if comm is None else comm.size)
+    network = network_of(job, rank_of_vertex, lookahead)
+    work, crossing = work_of(job, rank_of_vertex, rank, share)
     if program is not None and lookahead is not None:
-        crosses = work.dst_owner != rank_of_vertex[job.src]
-        find_after(network, work, share.own, crosses, comm)
+        find_after(network, work, crossing, rank, comm)
     region = Region(
         network,
         work,
@@ -180,16 +182,18 @@ def _run(
         counts = run_routers(region, job, pressure)
     wall_s = time.perf_counter() - began
     if program is not None:
-        _check_ended(program, np.flatnonzero(region.state.waiting > 0), comm)
-    return _combined(job, region, counts, wall_s, rank_of_vertex, comm)
+        _check_ended(program, share, region.state.waiting > 0, comm)
+    return _combined(job, share, region, counts, wall_s, rank_of_vertex, comm)
 
 
-def _check_ended(program: Program, stuck: Ints, comm: Comm | None) -> None:
-    """Raise ScheduleError on every rank if ops of any rank still wait."""
-    n_stuck = len(stuck) if comm is None else int(comm.sum(np.array([len(stuck)]))[0])
+def _check_ended(program: Program, share: Share, waits: NDArray[np.bool_], comm: Comm | None) -> None:
+    """Raise ScheduleError on every rank if ops of any rank still wait; waits: bool[n_own]."""
+    n_waiting = int(waits.sum())
+    n_stuck = n_waiting if comm is None else int(comm.sum(np.array([n_waiting]))[0])
     if n_stuck == 0:
         return
-    first = [stuck[:NAMED_OPS]] if comm is None else comm.all_gather(stuck[:NAMED_OPS])
+    stuck = np.flatnonzero(share.number >= 0)[waits][:NAMED_OPS]
+    first = [stuck] if comm is None else comm.all_gather(stuck)
     kind, label, device = program.kind, program.label, program.device
     named = ", ".join(
         f"op {op} ({OpKind(kind[op]).name} {program.labels[label[op]]!r} on device {device[op]})"
@@ -199,7 +203,8 @@ def _check_ended(program: Program, stuck: Ints, comm: Comm | None) -> None:
 
 
 def _combined(
-    job: Job, region: Region, counts: WindowCounts, wall_s: float, rank_of_vertex: NDArray[np.int32], comm: Comm | None
+    job: Job, share: Share, region: Region, counts: WindowCounts, wall_s: float, rank_of_vertex: NDArray[np.int32],
+    comm: Comm | None,
 ) -> _Outcome:
     """Join what the ranks know."""
     state = region.state
@@ -207,30 +212,32 @@ def _combined(
     end = end if comm is None else comm.max(end)
     bin_ps = region.widen_bins(end)
     link_fields = [fields.CARRIED, fields.BUSY, fields.WAIT, fields.PACKETS, fields.QUEUE_MAX]
-    links = np.ascontiguousarray(state.link[:, link_fields])
+    links, bins = np.ascontiguousarray(state.link[:, link_fields]), state.busy_bins
+    op_start, op_end, depart, arrival = state.start, state.end, state.depart, state.arrival
     events, hops = (int(state.scalar[field]) for field in (fields.EVENTS, fields.HOPS))
     ranks = [RankCounters(events, counts.sent, counts.busy_s)]
     if comm is not None:
-        device = job.src[:0] if job.program is None else job.program.device
+        if job.program is not None:
+            op_start, op_end = (joined_rows(own, share.rows, comm) for own in (op_start, op_end))
         for arrays, vertex in (
-            ([state.start, state.end], device), ([state.depart], job.src), ([state.arrival], job.dst),
-            ([links, state.busy_bins], job.mesh.link_src),
+            ([depart], job.src), ([arrival], job.dst), ([links, bins], job.mesh.link_src),
         ):  # fmt: skip
-            merge_rows(arrays, vertex, rank_of_vertex, comm)
+            rows = rows_of(vertex, rank_of_vertex, comm.size)
+            for values in arrays:
+                merge_rows(values, rows, comm)
         hops = int(comm.sum(np.array([hops]))[0])
         ranks = comm.all_gather(ranks[0])
-    depart, arrival = state.depart, state.arrival
     if job.reordered:
         depart, arrival = depart[job.departs_with], arrival[job.arrives_with]
     carried, busy, wait, packets, max_queue = np.ascontiguousarray(links.T)
     return _Outcome(
         end_ps=end,
-        op_start=state.start,
-        op_end=state.end,
+        op_start=op_start,
+        op_end=op_end,
         depart=depart,
         arrival=arrival,
         links=LinkStats(bytes=carried, busy_ps=busy, wait_ps=wait, packets=packets, max_queue=max_queue),
-        timeline=Timeline(bin_ps=bin_ps, link_busy_ps=state.busy_bins.T),
+        timeline=Timeline(bin_ps=bin_ps, link_busy_ps=bins.T),
         counters=EngineCounters(
             events=sum(rank.events for rank in ranks),
             packet_hops=hops,

@@ -39,9 +39,10 @@ class Units:
 
 def one_thread_each(program: Program) -> Units:
     """One unit for all compute of a device and one for its combinations."""
-    of_kind = {OpKind.COMPUTE: Unit.COMPUTE, OpKind.REDUCE: Unit.COMBINE}
-    found = np.take(np.array([of_kind.get(kind, NO_UNIT) for kind in OpKind], np.int32), program.kind, mode="clip")
-    at_interface = np.flatnonzero(program.kind == OpKind.INTERFACE)
+    computes, combines, at = (program.kind == int(kind) for kind in (OpKind.COMPUTE, OpKind.REDUCE, OpKind.INTERFACE))
+    shift = computes * np.int8(Unit.COMPUTE - NO_UNIT) + combines * np.int8(Unit.COMBINE - NO_UNIT)
+    found = shift.astype(np.int32) + np.int32(NO_UNIT)
+    at_interface = np.flatnonzero(at)
     if len(at_interface):
         occupies = np.array([name != LINK_LATENCY for name in program.op_classes])
         at_interface = at_interface[occupies[program.op_class[at_interface]]]
