@@ -106,14 +106,20 @@ def _uses(node: fx.Node) -> list[bool]:
 
 
 def slice_backward(low: Lowering, node: fx.Node, args: Args, _kwargs: Kwargs) -> Any:
-    """grad, input_sizes, dim, start, end, step: zeros with a slice of them filled."""
-    grad, shape = low.resolve(args[0]), tuple(args[1])
+    """grad, input_sizes, dim, start, end, step: zeros with a slice of them filled.
+
+    A partial sum stays one if nothing must move: it is the gradient of a parameter as often as not, and waits for others.
+    """
+    shape = tuple(args[1])
     dim = args[2] % len(shape)
-    cut = grad.layout.split_of(dim)
-    layout = with_dim(grad.layout, None if cut is None else even(low, cut, shape[dim]), dim)
-    output = low.value(shape, grad.dtype, layout)
-    spread = part_kernels.Spread(dim, _bound(args[3], shape[dim], 0), args[5], grad.shape[dim])
-    window = low.fetch(grad, with_dim(layout, spread.window(layout.split_of(dim)), dim))
+    spread = part_kernels.Spread(dim, _bound(args[3], shape[dim], 0), args[5], args[0].shape[dim])
+    cut = args[0].layout.split_of(dim)
+    if cut is None:
+        layout, window = args[0].layout, args[0]
+    else:
+        layout = with_dim(args[0].layout, even(low, cut, shape[dim]), dim)
+        window = low.fetch(args[0], with_dim(layout, spread.window(layout.split_of(dim)), dim))
+    output = low.value(shape, window.dtype, layout, window.combine)
     placed = (window, LocalShape(output), spread, LocalRange(output, dim))
     return low.compute(part_kernels.spread_over_zeros, placed, [output], op_class="slice_backward", takes_empty=True)[0]
 

@@ -117,7 +117,10 @@ def select_backward(low: Lowering, node: fx.Node, args: Args, _kwargs: Kwargs) -
     names = _named(args[0])
     dim = args[2] % (len(names) + 1)
     out = names[:dim] + "Z" + names[dim:]
-    return low.sharded(node, args, {}, [names], [out], free=names, op_class="copy", local_shape_args=[1])
+    return low.sharded(
+        node, args, {}, [names], [out], free=names, op_class="copy", local_shape_args=[1],
+        keep_partial=bool(args[0].layout.partial),
+    )  # fmt: skip
 
 
 def stack(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
