@@ -32,9 +32,9 @@ def moved(step: Partitioned, model: nn.Module, batch: Any, monkeypatch: pytest.M
     messages: Messages = defaultdict(list)
     plain_run = Exchange.run
 
-    def recording_run(self: Exchange, send: Mapping[int, Sequence[Tensor]]) -> dict[int, list[Tensor]]:
-        for peer, tensors in send.items():
-            messages[self.comm.rank, peer] += [t.numel() * t.itemsize for t in tensors]
+    def recording_run(self: Exchange, send: Mapping[int, Sequence[Sequence[Tensor]]]) -> dict[int, list[Tensor]]:
+        for peer, sent in send.items():
+            messages[self.comm.rank, peer] += [sum(part.numel() * part.itemsize for part in parts) for parts in sent]
         return plain_run(self, send)
 
     monkeypatch.setattr(Exchange, "run", recording_run)

@@ -145,7 +145,7 @@ class _Group(ABC):
     def _receive(self, phase: Phase, exchange: Exchange, nodes: dict[int, torch.Tensor]) -> None:
         landed = exchange.run(
             {
-                peer: [_joined(nodes[node] for node in message) for message in messages]
+                peer: [[nodes[node] for node in message] for message in messages]
                 for peer, messages in phase.sends.items()
             }
         )
@@ -262,8 +262,3 @@ class _AllGather(_ByBlocks):
         for value, tensor, blocks in zip(self.instruction.outputs, joined, results, strict=True):
             blocks[self.host.key(value.layout.axes, first)] = tensor.view(self.host.local_shape(value, first))
         return lambda share: joined[self.owners[share[1]][1]][self.boxes[share[1]]]
-
-
-def _joined(tensors: Iterable[torch.Tensor]) -> torch.Tensor:
-    flat = [tensor.reshape(-1) for tensor in tensors]
-    return flat[0] if len(flat) == 1 else torch.cat(flat)

@@ -52,7 +52,7 @@ class _Moves:
     def collect(self, blocks: Blocks) -> list[tuple[_Move, torch.Tensor]]:
         """(move, its data) for every box that ends on this rank, in order."""
         landed = self._exchange.run(
-            {peer: [blocks[m.source][m.source_box] for m in moves] for peer, moves in self._sent.items()}
+            {peer: [[blocks[m.source][m.source_box]] for m in moves] for peer, moves in self._sent.items()}
         )
         queues = {peer: iter(tensors) for peer, tensors in landed.items()}
         return [

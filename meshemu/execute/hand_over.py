@@ -42,7 +42,7 @@ class HandOver:
         for sent, received, exchange in self._by_dtype:
             if not sent and not received:
                 continue
-            arrived = exchange.run({peer: [landed[v.id][key] for v, key in blocks] for peer, blocks in sent.items()})
+            arrived = exchange.run({peer: [[landed[v.id][key]] for v, key in blocks] for peer, blocks in sent.items()})
             for peer, tensors in arrived.items():
                 for (value, key), tensor in zip(received[peer], tensors, strict=True):
                     landed[value.id][key] = tensor.view(self._shape(value, key))

@@ -11,6 +11,8 @@ from meshemu.comm import Comm
 
 __all__ = ["Exchange"]
 
+Message = Sequence[torch.Tensor]
+"""The parts of a message, which travel one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +23,18 @@ class Exchange:
     dtype: torch.dtype
     receive_sizes: Mapping[int, Sequence[int]]
 
-    def run(self, send: Mapping[int, Sequence[torch.Tensor]]) -> dict[int, list[torch.Tensor]]:
-        """Send lists of tensors; return, per peer, flat tensors of the sizes agreed on."""
-        outgoing = {peer: _bytes(torch.cat([t.reshape(-1) for t in tensors])) for peer, tensors in send.items()}
+    def run(self, send: Mapping[int, Sequence[Message]]) -> dict[int, list[torch.Tensor]]:
+        """Send lists of messages; return, per peer, flat tensors of the sizes agreed on."""
+        outgoing = {peer: _bytes(_packed(messages)) for peer, messages in send.items()}
         landed = {peer: torch.empty(sum(sizes), dtype=self.dtype) for peer, sizes in self.receive_sizes.items()}
         self.comm.exchange(outgoing, {peer: _bytes(buffer) for peer, buffer in landed.items()})
         return {peer: list(torch.split(landed[peer], list(self.receive_sizes[peer]))) for peer in landed}
+
+
+def _packed(messages: Sequence[Message]) -> torch.Tensor:
+    """All parts of all messages, one after the other; one alone is sent from where it is."""
+    parts = [part.reshape(-1) for message in messages for part in message]
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
 
 
 def _bytes(tensor: torch.Tensor) -> NDArray[np.uint8]:

@@ -108,7 +108,7 @@ def _uses(node: fx.Node) -> list[bool]:
 def slice_backward(low: Lowering, node: fx.Node, args: Args, _kwargs: Kwargs) -> Any:
     """grad, input_sizes, dim, start, end, step: zeros with a slice of them filled.
 
-    A partial sum stays one if nothing must move: it is the gradient of a parameter as often as not, and waits for others.
+    A partial sum stays one if nothing must move: it may be the gradient of a parameter, which joins others in a bucket.
     """
     shape = tuple(args[1])
     dim = args[2] % len(shape)
