@@ -80,6 +80,9 @@ def test_all_reduce_on_any_ranks(
         first = np.flatnonzero(ranks == rank)[:1].tolist()
         wanted = [(member, piece) for member in first for piece in range(len(pieces) - 1)]
         flows.append(make_flow(schedule, bounds, pieces, ranks, rank, wanted))
+    for flow in flows:
+        arrived = [n for phase in flow.phases for messages in phase.receives.values() for m in messages for n in m]
+        assert len(arrived) == len(set(arrived)) and not set(arrived) & set(flow.terms), "a node comes to a rank once"
     untouched = buffers.copy()
     nodes = by_the_flow(flows, pieces, buffers)
     assert np.array_equal(buffers, untouched), "a participant's own term is never written to"
@@ -104,6 +107,19 @@ def test_a_sum_on_one_rank_is_made_once(grid: tuple[int, int], algorithm: str) -
     assert sorted(flow.places.values()) == wanted
     if algorithm == "ring":
         assert sum(merge.into is None for merge in merges) == len(wanted)
+
+
+def test_what_a_rank_has_been_sent_is_not_sent_again() -> None:
+    """Of a ring over 2 + 2 participants on two ranks: all partial sums, and then each sum to the rank without it."""
+    schedule = build("all_reduce", "ring", 1, 4)
+    bounds = even_bounds(schedule.n_chunks, 4).tolist()
+    ranks, crossing = np.array([0, 0, 1, 1]), 0
+    for rank in range(2):
+        wanted = [(2 * rank, piece) for piece in range(4)]
+        flow = make_flow(schedule, bounds, bounds, ranks, rank, wanted)
+        crossing += sum(len(message) for phase in flow.phases for m in phase.sends.values() for message in m)
+    between = ranks[schedule.src] != ranks[schedule.dst]
+    assert crossing == int((between & schedule.reduce).sum()) + schedule.n_chunks < int(between.sum())
 
 
 def test_rows_are_cut_by_no_transfer() -> None:

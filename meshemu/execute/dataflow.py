@@ -1,9 +1,11 @@
 """What a rank has to do of a schedule, as a flow of data: the pieces that it sends, receives and merges, in order.
 
 Every participant's buffer is cut into the same pieces, which no transfer cuts any further. What a participant holds of
-a piece is a node: its own term, something received, or the merge of two nodes. A copy makes no node, it shares one, and
-a merge that nothing needs is left out. A merge may overwrite an operand that it is the last to need, so that a sum over
-many participants of one rank takes the memory of its result. The operands of a merge do not depend on the ranks.
+a piece is a node: its own term, or the merge of two nodes. A copy makes no node, it shares one, and a merge that
+nothing needs is left out. Every rank follows the nodes of all participants, so that it knows what each rank has: a node
+goes to a rank once, however many of its participants the schedule sends it to. A merge may overwrite an operand that it
+is the last to need, so that a sum over many participants of one rank takes the memory of its result. The operands of a
+merge do not depend on the ranks.
 """
 
 from bisect import bisect_left
@@ -89,22 +91,27 @@ Transfer = tuple[int, int, range, bool]
 
 
 class _Builder:
-    """Follows the nodes that the participants of one rank hold, phase by phase."""
+    """Follows the nodes that participants hold, phase by phase, and where they are.
+
+    pieces: node -> its piece. terms: node -> participant, for the terms of this rank's participants.
+    """
 
     def __init__(self, ranks: NDArray[np.int64], rank: int) -> None:
         self._ranks = ranks.tolist()
         self._rank = rank
         self._held: dict[Share, int] = {}
+        self._on: dict[int, set[int]] = {r: set() for r in self._ranks}
         self.pieces: dict[int, int] = {}
         self.terms: dict[int, int] = {}
         self.phases: list[Phase] = []
         self._sent: set[int] = set()
 
     def node(self, share: Share) -> int:
-        """What a participant of this rank holds now."""
+        """What a participant holds now."""
         if share not in self._held:
-            self._held[share] = self._new(share[1])
-            self.terms[self._held[share]] = share[0]
+            node = self._held[share] = self._new(*share)
+            if self._ranks[share[0]] == self._rank:
+                self.terms[node] = share[0]
         return self._held[share]
 
     def phase(self, transfers: Iterable[Transfer]) -> None:
@@ -114,35 +121,38 @@ class _Builder:
         arriving: list[tuple[int, Message, bool]] = []
         leaving: list[tuple[int, int]] = []
         for src, dst, pieces, reduce in transfers:
-            if not pieces or self._rank not in (self._ranks[src], self._ranks[dst]):
-                continue
-            if self._ranks[src] == self._rank:
-                message = tuple(self.node((src, piece)) for piece in pieces)
+            message = tuple(self.node((src, piece)) for piece in pieces)
+            source, target = self._ranks[src], self._ranks[dst]
+            if source == self._rank:
                 leaving += ((node, src) for node in message if node not in self._sent)
-            else:
-                message = tuple(self._new(piece) for piece in pieces)
-                receives[self._ranks[src]].append(message)
             self._sent.update(message)
-            if self._ranks[dst] == self._rank:
-                arriving.append((dst, message, reduce))
-            else:
-                sends[self._ranks[dst]].append(message)
+            moving = tuple(node for node in message if node not in self._on[target])
+            self._on[target].update(moving)
+            if moving and source == self._rank:
+                sends[target].append(moving)
+            if moving and target == self._rank:
+                receives[source].append(moving)
+            arriving.append((dst, message, reduce))
         merges = [merge for arrived in arriving for merge in self._arrive(*arrived)]
         sent, received = ({p: tuple(m) for p, m in messages.items()} for messages in (sends, receives))
         self.phases.append(Phase(sent, received, tuple(merges), leaving=tuple(leaving)))
 
     def _arrive(self, dst: int, message: Message, reduce: bool) -> list[Merge]:
+        """A message takes effect; returns the merges that this rank has to make."""
         merges = []
         for node in message:
             share = dst, self.pieces[node]
             if reduce:
-                merges.append(Merge(self._new(share[1]), self.node(share), node))
+                left = self.node(share)
+                merges.append(Merge(self._new(*share), left, node))
             self._held[share] = merges[-1].node if reduce else node
-        return merges
+        return merges if self._ranks[dst] == self._rank else []
 
-    def _new(self, piece: int) -> int:
+    def _new(self, participant: int, piece: int) -> int:
+        """A node that comes about at a participant."""
         node = len(self.pieces)
         self.pieces[node] = piece
+        self._on[self._ranks[participant]].add(node)
         return node
 
 
