@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import meshemu
+from meshemu.analysis.report import render
 from meshemu.config import load
 from meshemu.hardware import System
 from meshemu.program.ir import Program
@@ -27,6 +28,7 @@ GPT = (
     "model.dtype=bf16", "model.args.context=256", "data.args.context=256", "model.args.width=384",
     "model.args.heads=6", "model.args.layers=6",
 )  # fmt: skip
+ALL = ("training.steps=1", 'ingest.edges=["west", "east"]')
 EXAPOD = ("system.preset=dojo-exapod", "plan=data", "data.batch_size=12000")
 STEPS = {
     "ResNet-50, 224-pixel images, 4 a die, bf16, on dojo-tile": (
@@ -46,6 +48,11 @@ KEYS = (
     "interface.host_bandwidth", "interface.pcie_bandwidth", "interface.link_latency",
 )  # fmt: skip
 """What a step may hang on: every figure that is assumed, and the published ones beside them."""
+
+SECTIONS = ("Steps", "Layers of the model", "Memory of the fullest device", "Collectives")
+"""Of the report, besides its first words: what the page shows."""
+UNQUOTED = ("wall time of emulation", "loss ")
+"""Lines of these that say nothing here."""
 
 
 def main() -> None:
@@ -88,7 +95,7 @@ def tables(rows: list[Row]) -> str:
 
 def step_tables(name: str) -> str:
     """A step: what its classes of ops achieve, and what its time does when a figure is doubled or halved."""
-    program, system = _timed(*STEPS[name])
+    program, system, report = _timed(*STEPS[name])
     usual_ps, fused_ps = (
         meshemu.time(program, system, packet_bytes=65536, costs=meshemu.cost.CostOptions(fusion=fusion)).end_ps
         for fusion in (False, True)
@@ -96,7 +103,8 @@ def step_tables(name: str) -> str:
     assert system.device is not None
     lines = [
         f"### {name}", "",
-        f"{format_time(usual_ps)} a step; {format_time(fused_ps)} with `timing.fusion = true`.", "",
+        f"{format_time(usual_ps)} a step; {format_time(fused_ps)} with `timing.fusion = true`. From its report:", "",
+        "```text", *_quoted(report), "```", "",
         *_head(["op class", "ops", "time on all dies", "of peak", "bound by"]),
     ]  # fmt: skip
     for row in achieved(program, system.device):
@@ -109,12 +117,21 @@ def step_tables(name: str) -> str:
     return "\n".join(lines) + "\n\n"
 
 
-def _timed(config: str, changes: tuple[str, ...]) -> tuple[Program, System]:
+def _timed(config: str, changes: tuple[str, ...]) -> tuple[Program, System, str]:
+    """The Program of a step, its system, and the report on it."""
     with TemporaryDirectory(prefix="meshemu-") as folder:
         path = Path(folder) / "run.h5"
-        meshemu.run(load(ROOT / "configs" / config, changes), path, execute=False)
+        meshemu.run(load(ROOT / "configs" / config, (*changes, *ALL)), path, execute=False)
         stored = meshemu.open(path)
-        return stored.program(), System.from_json(stored.system_json)
+        return stored.program(), System.from_json(stored.system_json), render(stored)
+
+
+def _quoted(report: str) -> list[str]:
+    """What bounds the step and each of its layers, exposed communication and memory, in the words of a report."""
+    parts = report.split("\n\n")
+    kept = [parts[1], *(part for begin in SECTIONS for part in parts if part.startswith(begin))]
+    lines = "\n\n".join(kept).splitlines()
+    return [line.rstrip() for line in lines if not line.strip().startswith(UNQUOTED)]
 
 
 def _between(page: str, begin: str, end: str, text: str) -> str:
