@@ -8,10 +8,12 @@ With --only, steps whose names have none of the words stay as they are in the pa
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import fill
 
 import meshemu
-from meshemu.analysis.report import render
+from meshemu.analysis.report import as_dict, render
 from meshemu.config import load
+from meshemu.cost.interfaces import interfaces_of
 from meshemu.hardware import System
 from meshemu.program.ir import Program
 from meshemu.study.checks import KINDS
@@ -28,7 +30,7 @@ GPT = (
     "model.dtype=bf16", "model.args.context=256", "data.args.context=256", "model.args.width=384",
     "model.args.heads=6", "model.args.layers=6",
 )  # fmt: skip
-ALL = ("training.steps=1", 'ingest.edges=["west", "east"]')
+ALL = ("training.steps=1", "ingest.enabled=true")
 EXAPOD = ("system.preset=dojo-exapod", "plan=data", "data.batch_size=12000")
 STEPS = {
     "ResNet-50, 224-pixel images, 4 a die, bf16, on dojo-tile": (
@@ -49,7 +51,8 @@ KEYS = (
 )  # fmt: skip
 """What a step may hang on: every figure that is assumed, and the published ones beside them."""
 
-SECTIONS = ("Steps", "Layers of the model", "Memory of the fullest device", "Collectives")
+INGEST, WIDTH = "ingest: ", 100
+SECTIONS = ("Steps", "Layers of the model", "Memory of the fullest device", "Collectives", INGEST)
 """Of the report, besides its first words: what the page shows."""
 UNQUOTED = ("wall time of emulation", "loss ")
 """Lines of these that say nothing here."""
@@ -107,7 +110,7 @@ def step_tables(name: str) -> str:
         "```text", *_quoted(report), "```", "",
         *_head(["op class", "ops", "time on all dies", "of peak", "bound by"]),
     ]  # fmt: skip
-    for row in achieved(program, system.device):
+    for row in achieved(program, system.device, interfaces=interfaces_of(system)):
         share = "-" if row.of_peak is None else f"{row.of_peak:.1%}"
         lines.append(_line([f"`{row.op_class}`", f"{row.ops:,}", format_time(row.time_ps), share, row.bound]))
     lines += ["", *_head(["figure", "value", "grade", "step with twice of it", "step with half of it"])]
@@ -123,7 +126,8 @@ def _timed(config: str, changes: tuple[str, ...]) -> tuple[Program, System, str]
         path = Path(folder) / "run.h5"
         meshemu.run(load(ROOT / "configs" / config, (*changes, *ALL)), path, execute=False)
         stored = meshemu.open(path)
-        return stored.program(), System.from_json(stored.system_json), render(stored)
+        ingest = next(text for text in as_dict(stored)["assumptions"] if text.startswith(INGEST))
+        return stored.program(), System.from_json(stored.system_json), f"{render(stored)}\n\n{fill(ingest, WIDTH)}"
 
 
 def _quoted(report: str) -> list[str]:

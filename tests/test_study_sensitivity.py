@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+from meshemu.cost.interfaces import interfaces_of
 from meshemu.errors import InputError
 from meshemu.hardware import DeviceSpec, System
 from meshemu.program.builder import ProgramBuilder
+from meshemu.program.interfaces import from_host
 from meshemu.program.ir import Program
 from meshemu.study.sensitivity import achieved, sensitivity
 
@@ -64,6 +66,19 @@ def test_what_classes_of_ops_achieve() -> None:
     assert (addition.op_class, addition.ops, addition.time_ps, addition.bound) == ("add", 1, 5_000_000, "load")
     assert addition.of_peak == pytest.approx(0.2)
     assert achieved(program(), CHIP, most=1) == [products]
+
+
+def test_a_step_with_ingest() -> None:
+    """What comes in over PCIe is no class that achieves anything, and hangs on the figures of interface processors."""
+    system = System.preset("dojo-tile")
+    builder = ProgramBuilder(25)
+    work = {"label": "x", "number_format": "bf16", "read_bytes": 0, "write_bytes": 0}
+    builder.compute([0], op_class="mm", flops=10**9, **work)
+    from_host(builder, [0], 0, 64 * 10**6, "batch")
+    (products,) = achieved(builder.build(), system.device, interfaces=interfaces_of(system))
+    assert (products.op_class, products.ops) == ("mm", 1)
+    (pcie,) = sensitivity(builder.build(), system, ["interface.pcie_bandwidth"])
+    assert (pcie.doubled, pcie.halved) == (1, 2), "hosts make ready no more than PCIe carries"
 
 
 def test_a_class_is_bound_by_what_takes_most_of_its_time() -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from meshemu.cost import BOUNDS, bounds, durations_ps
+from meshemu.cost.interfaces import InterfaceRates
 from meshemu.cost.number_formats import flops_per_s
 from meshemu.cost.op_classes import MATRIX, base_name
 from meshemu.emulator.timing import time
@@ -60,9 +61,11 @@ def sensitivity(program: Program, system: System, keys: Sequence[str]) -> list[S
     return rows
 
 
-def achieved(program: Program, device: DeviceSpec, most: int = 8) -> list[ClassRow]:
-    """The op classes that take most time, longest first."""
-    durations, codes = durations_ps(program, device), bounds(program, device)
+def achieved(
+    program: Program, device: DeviceSpec, most: int = 8, interfaces: InterfaceRates | None = None
+) -> list[ClassRow]:
+    """The op classes that take most time, longest first. interfaces: as in `cost.durations_ps`."""
+    durations, codes = durations_ps(program, device, interfaces=interfaces), bounds(program, device)
     peaks = _peaks(program, device)
     found = []
     for index, name in enumerate(program.op_classes):
