@@ -276,6 +276,17 @@ def test_what_does_not_help_leaves_it_full() -> None:
     assert choose_spills(live, [np.array([5])], [idle(0, 0, 1, 3)], 20) == [], "it is back when most is held"
 
 
+@pytest.mark.parametrize("part", [0.7, 0.97], ids=["before capture", "after it"])
+@pytest.mark.parametrize("figures", [None, {"interface.memory": "1 kB"}], ids=["room", "no room"])
+def test_a_refusal_names_spilling_where_it_may_do(part: float, figures: Any) -> None:
+    """Once the step is captured only if it does: then what interface processors hold is known."""
+    with pytest.raises(PlanError, match=r"^memory: .*allow times it all the same\)$") as refused:
+        prepared(int(part * needed()), "refuse", figures=figures)
+    text = str(refused.value)
+    assert ("at least" in text) == (part == 0.7)
+    assert ("spill" in text) == (part == 0.7 or figures is None)
+
+
 def test_refusals() -> None:
     with pytest.raises(PlanError, match=r"^memory: tile 0, die \(0,0\) needs .*, although \d+ blocks, at most"):
         prepared(60_000)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from meshemu.cost.interfaces import interfaces_of
 from meshemu.cost.memory_use import MEMORY_CATEGORIES, MemoryUse
 from meshemu.emulator.build_step import PlacedStep, StepOptions, op_cost, place_step
 from meshemu.emulator.memory_policy import MemoryOptions, capacity_bytes, fits, overflow, refuse
@@ -112,7 +113,19 @@ def _advice(step: PlacedStep, given: Fitting, options: MemoryOptions) -> Iterato
         cost = op_cost(given.system.device, plan.n_positions // plan.n_stages)
         if any(found.estimate_bytes <= most for found in candidates(given.graph, most, cost)):
             yield "memory.when_full = recompute"
+    if options.when_full == "refuse" and share > 0 and _fits_spilled(step, given, options):
+        yield "memory.when_full = spill"
     parts = plan.size(plan.batch_axes)
     samples = int(given.batch_size / parts * min(share, 1.0)) * parts
     if given.settings.micro_batches == 1 and 0 < samples < given.batch_size:
         yield f"a batch of {samples} samples or less"
+
+
+def _fits_spilled(step: PlacedStep, given: Fitting, options: MemoryOptions) -> bool:
+    """Whether there are interface processors, and the step fits with what is idle there."""
+    if interfaces_of(given.system) is None:
+        return False
+    try:
+        return fits(spilling(step, given.mesh, given.system, given.settings, options)[0].memory, given.system)
+    except PlanError:
+        return False

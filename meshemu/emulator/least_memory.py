@@ -10,6 +10,7 @@ from math import prod
 from typing import Any
 
 from meshemu.cost import Update
+from meshemu.cost.interfaces import interfaces_of
 from meshemu.cost.memory_use import MEMORY_CATEGORIES, breakdown
 from meshemu.emulator.memory_policy import MemoryOptions, capacity_bytes
 from meshemu.errors import PlanError
@@ -72,7 +73,7 @@ def check_least(
     if sum(least.at_end().values()) > capacity:
         raise _too_many_parameters(least, capacity)
     if sum(least.at_turn().values()) > capacity:
-        raise _too_many_activations(least, capacity, batch_size)
+        raise _too_many_activations(least, capacity, batch_size, interfaces_of(system) is not None)
 
 
 def least_memory(
@@ -119,7 +120,7 @@ def _too_many_parameters(least: Least, capacity: int) -> PlanError:
     )
 
 
-def _too_many_activations(least: Least, capacity: int, batch_size: int | None) -> PlanError:
+def _too_many_activations(least: Least, capacity: int, batch_size: int | None, spills: bool) -> PlanError:
     held = least.at_turn()
     room = capacity - held["weights"] - held["optimizer"]
     samples = None if batch_size is None else batch_size * room * least.devices // least.activations
@@ -129,8 +130,8 @@ def _too_many_activations(least: Least, capacity: int, batch_size: int | None) -
     return PlanError(
         f"memory: a device needs at least {format_bytes(sum(held.values()))} of {format_bytes(capacity)} when the "
         f"backward pass begins: {_words(held)}, a share of the {format_bytes(least.activations)} that it reads over "
-        f"{least.devices} devices; {most}; memory.when_full = recompute makes activations again (allow times it all "
-        "the same)"
+        f"{least.devices} devices; {most}; memory.when_full = recompute makes activations again"
+        f"{', spill lets them wait at interface processors' if spills else ''} (allow times it all the same)"
     )
 
 
