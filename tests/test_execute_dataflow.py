@@ -5,12 +5,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from models_under_test import grid
 from numpy.typing import NDArray
 
 from meshemu.collectives import Schedule, build, even_bounds
+from meshemu.execute.blocks import Host
+from meshemu.execute.collective import CollectiveTask
 from meshemu.execute.dataflow import Flow, make_flow
+from meshemu.mesh import flatten
+from meshemu.runtime.local import SingleComm
+from meshemu.workload.layout import Layout, Split, even_ranges
+from meshemu.workload.lowering import Lowering
+from meshemu.workload.placement import make_plan
+from meshemu.workload.spmd import Collective
 
 Floats = NDArray[np.float32]
 GRIDS = [(1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (1, 5), (4, 4)]
@@ -129,3 +139,31 @@ def test_rows_are_cut_by_no_transfer() -> None:
     flow: Any = make_flow(schedule, bounds, sorted({*bounds, 1}), np.array([0, 1]), 0, [(0, 0)])
     lengths = [len(message) for phase in flow.phases for messages in phase.sends.values() for message in messages]
     assert max(lengths) == 2 and len(lengths) == int((schedule.src == 0).sum())
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("kind", ["all_reduce", "reduce_scatter"])
+def test_what_is_rounded_on_the_way_has_numbers_of_its_own(kind: str, algorithm: str) -> None:
+    """No two elements that are sent have the same number, sender and phase: of these their random bits are made."""
+    plan = make_plan({"shard": 6}, flatten(grid(2, 3)))
+    low = Lowering(plan)
+    terms = low.value((12,), torch.float32, Layout(partial=("shard",)))
+    if kind == "all_reduce":
+        low.all_reduce([terms], "sum")
+    else:
+        low.reduce_scatter([terms], [Layout((Split(0, ("shard",), even_ranges(12, 6)),))], ("shard",), "sum")
+    (instruction,) = low.instructions
+    assert isinstance(instruction, Collective)
+    host = Host(plan, 0, np.zeros(6, np.int64))
+    sent: list[tuple[int, int, int]] = []
+
+    def carrier(piece: torch.Tensor, start: int, sender: int, phase: int) -> torch.Tensor:
+        sent.extend((start + i, sender, phase) for i in range(piece.numel()))
+        return piece.clone()
+
+    blocks = {host.key(("shard",), position): torch.ones(12) for position in range(6)}
+    schedule = build(kind, algorithm, 2, 3)
+    task = CollectiveTask(instruction, schedule, host, SingleComm())
+    (total,) = task.run([blocks], carrier)  # type: ignore[arg-type]
+    assert all((block == 6).all() for block in total.values())
+    assert len(set(sent)) == len(sent) >= 5 * 12

@@ -158,6 +158,22 @@ def test_bits_do_not_depend_on_ranks_and_formats_stay(dtype: torch.dtype) -> Non
             assert all(torch.equal(result.gradients[name], alone.gradients[name]) for name in mixed)
 
 
+def test_the_norm_has_the_widest_format() -> None:
+    mixed = {"a": Gradient(images(3, 4), Layout()), "b": Gradient(images(5).float(), Layout())}
+    norm = clipped(mixed, 1.0)[1](SingleComm()).gradient_norm
+    assert norm is not None and norm.dtype == torch.float64
+    assert float(norm) == pytest.approx(by_torch(mixed, 1.0)[0], rel=1e-6)
+
+
+def test_the_norm_does_not_depend_on_where_numbers_lie_in_memory() -> None:
+    """Those of a block are added up in the order of its dims, however a kernel has left it."""
+    rows = images(129, 67).float()
+    columns = rows.t().contiguous().t()
+    norms = [clipped({"a": Gradient(g, Layout())}, 1.0)[1](SingleComm()).gradient_norm for g in (rows, columns)]
+    assert rows.square().sum() != columns.square().sum()
+    assert norms[0] == norms[1]
+
+
 def test_one_gradient_of_two_parameters_counts_twice() -> None:
     low = Lowering(PLAN)
     value = low.value((3,), torch.float64)

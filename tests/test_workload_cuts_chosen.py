@@ -1,12 +1,13 @@
 """Which dim of a parameter the axes "tensor" and "shard" cut."""
 
+from itertools import takewhile
 from typing import Any
 
 import pytest
 from models_under_test import captured, classes, images, partitioned
 from torch import Tensor, nn
 
-from meshemu.workload.spmd import Spmd
+from meshemu.workload.spmd import Collective, Compute, Fetch, Spmd, inputs_of
 
 
 def of_squares(outputs: Tensor, _targets: Tensor) -> Tensor:
@@ -33,6 +34,13 @@ def test_a_product_that_puts_out_more_than_it_takes_in_is_cut_by_columns() -> No
     model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 8))
     spmd = spmd_of(model, images(8, 8), {"tensor": 2}, 2)
     assert [cut_dims(spmd, f"{i}.weight") for i in (0, 2, 4)] == [[0], [0], [1]]
+
+
+def test_columns_where_the_plan_wants_them() -> None:
+    """Although the activation arrives cut, and the product puts out no more than it takes in."""
+    model = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 8))
+    spmd = spmd_of(model, images(8, 8), {"tensor": 2, "modules": {"2": "column"}}, 2)
+    assert [cut_dims(spmd, f"{i}.weight") for i in (0, 2)] == [[0], [0]]
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -63,3 +71,25 @@ def test_a_vector_is_stored_cut_if_it_is_read_cut_everywhere(twice: bool, dims: 
     spmd = spmd_of(Shared(twice), images(8, 8), {"tensor": 2}, 2)
     assert cut_dims(spmd, "up.weight") == [0]
     assert cut_dims(spmd, "shift") == dims
+
+
+class Twice(nn.Module):
+    """One weight multiplies two activations; of the second, heads of four features stay together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.heads, self.down = nn.Linear(8, 12), nn.Linear(8, 12), nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        heads = self.heads(x).view(-1, 3, 4).tanh().reshape(-1, 12)
+        return self.down(self.up(x).tanh()) + self.down(heads)  # type: ignore[no-any-return]
+
+
+def test_what_moves_is_the_activation_and_not_the_weight() -> None:
+    """The weight is cut as the first activation is; the second arrives cut elsewhere."""
+    spmd = spmd_of(Twice(), images(8, 8), {"tensor": 2}, 2)
+    assert cut_dims(spmd, "down.weight") == [1]
+    forward = takewhile(lambda i: not (isinstance(i, Compute) and i.op_class == "mean"), spmd.instructions)
+    moved = {value.shape for i in forward if isinstance(i, Fetch | Collective) for value in inputs_of(i)}
+    assert (8, 12) in moved
+    assert not moved & {(4, 12), (12, 4)}

@@ -135,6 +135,7 @@ QUARTERS = ((0, 3), (3, 6), (6, 9), (9, 12))
         ([cut("h", ranges=((0, 3), (3, 6)), segments=2)], [], ("h",)),
         ([cut("h", ranges=HALVES)], [cut("h", ranges=HALVES)], ()),  # nothing to pool
         ([cut("h", "w", ranges=QUARTERS)], [cut("w", ranges=HALVES)], ()),  # not in the order of the axes
+        ([cut("h", "w", "data", ranges=even_ranges(12, 12))], [cut("w", "h", ranges=QUARTERS)], ()),  # nor here
         ([cut("h", ranges=HALVES)], [cut("h", ranges=((0, 8), (8, 12)))], ()),  # the same axis cut elsewhere
         ([cut("h", "w", ranges=QUARTERS)], [cut("h", ranges=((0, 5), (5, 12)))], ()),  # a block of two halves
         ([cut("h", "w", ranges=((0, 3), (3, 6)) * 2, segments=2)], [cut("h", ranges=HALVES)], ()),
@@ -179,6 +180,14 @@ def test_axes_of_a_product_nest() -> None:
     assert plan.index(("data", "w")).tolist() == (plan.coords["data"] * 2 + plan.coords["w"]).tolist()
 
 
+@pytest.mark.parametrize("spec", [{"data": [1, 2], "shard": [1, 3]}, {"data": [2, 1], "shard": [3, 1]}], ids=str)
+def test_members_of_a_group_are_in_the_order_of_the_mesh(spec: Any) -> None:
+    plan = make_plan(spec, flatten(grid(6, 6)))
+    (members,), _, _ = plan.groups(("data", "shard"))
+    devices = np.asarray(plan.devices)[members]
+    assert devices.tolist() == sorted(plan.devices)
+
+
 def test_a_data_plan_leaves_dead_devices_out() -> None:
     mesh = flatten(grid(2, 3).override({"dead": [[0, 1]]}))
     plan = make_plan("data", mesh)
@@ -202,6 +211,7 @@ def test_a_data_plan_leaves_dead_devices_out() -> None:
         ({"data": 7}, r"plan\.data = 7 is larger than the mesh: 7 > 6 live devices"),
         ({"data": 0}, "positive integer or .*, not 0"),
         ({"data": True}, "positive integer or .*, not True"),
+        ({"data": None, "spatial": [1, 2]}, "positive integer or .*, not None"),
         ({"data": 5}, r"plan\.data = 5 is no rows x cols rectangle"),
     ],
 )

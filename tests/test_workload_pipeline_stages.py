@@ -1,5 +1,6 @@
 """Where a model is cut into stages, and which stage each operator of forward and backward pass belongs to."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import combinations, pairwise
@@ -144,6 +145,12 @@ def test_stages_begin_at_the_modules_named() -> None:
     assert found == {"0": 0, "1": 0, "2": 0, "3": 0, "4": 1, "5": 1, "6": 1, "7": 1, "8": 2}
 
 
+def test_a_name_is_not_the_beginning_of_another() -> None:
+    model = nn.Sequential(OrderedDict(first=nn.Linear(4, 4), second_norm=nn.LayerNorm(4), second=nn.Linear(4, 5)))
+    stages = assign_stages(captured(model, (images(4, 4).float(), classes(4)), F.cross_entropy), 2, ["second"])
+    assert module_of(stages.nodes(Turn(1, True, 0))[0]) == "second"
+
+
 def test_a_name_stands_for_what_is_inside() -> None:
     stages = assign_stages(text_graph(tied=False), 2, ["blocks.2"])
     modules = {stages.of[n]: module_of(n) for n in reversed(stages.nodes(Turn(1, True, 0)))}
@@ -175,8 +182,29 @@ def test_no_cut_parts_the_updates_of_a_buffer() -> None:
     stages = assign_stages(graph, 2)
     norms = [n for n in passes_of(graph)[0] if n.target is torch.ops.aten.native_batch_norm.default]
     assert len({stages.of[node] for node in norms}) == 1
+    assert tied_parameters(stages) == []  # read twice, but on one stage, which adds up the two gradients
     with pytest.raises(PlanError, match=r"the cut at 'second' has the buffer norm.running_mean updated on two stages"):
         assign_stages(graph, 2, ["second"])
+
+
+class Tail(nn.Module):
+    """Begins with an update of another module's buffers."""
+
+    def __init__(self, norm: nn.BatchNorm1d) -> None:
+        super().__init__()
+        self.others, self.product = (norm,), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        (norm,) = self.others
+        return self.product(F.batch_norm(x, norm.running_mean, norm.running_var, training=True))  # type: ignore
+
+
+def test_no_cut_comes_just_before_the_last_update_of_a_buffer() -> None:
+    norm = nn.BatchNorm1d(6)
+    model = nn.Sequential(OrderedDict(norm=norm, product=nn.Linear(6, 6), tail=Tail(norm)))
+    graph = captured(model, (images(4, 6).float(), images(4, 6).float()), F.mse_loss)
+    with pytest.raises(PlanError, match=r"the cut at 'tail' has the buffer norm.running_mean updated on two stages"):
+        assign_stages(graph, 2, ["tail"])
 
 
 def test_masks_are_made_where_they_are_read() -> None:

@@ -19,8 +19,10 @@ __all__ = ["Gradients", "accumulated"]
 def accumulated(low: Lowering, total: Value | None, term: Value, micro_batches: int, *, last: bool) -> Value:
     """`term` added to the total of the micro-batches before it; the last one makes a mean of the total.
 
-    Terms of sums over devices are added as they are: nothing moves.
+    Terms of sums over devices are added as they are: nothing moves. Those of maxima and the like are combined first.
     """
+    if micro_batches > 1 and term.combine != "sum":
+        term = low.resolve(term)
     if total is not None:
         output = low.value(term.shape, term.dtype, term.layout, term.combine)
         (term,) = low.compute(torch.add, (total, term), [output], op_class="add")

@@ -291,13 +291,14 @@ class Lowering:
         broadcasts may carry the letter too. outputs: the same for each output of the node. free: letters that may be
         cut because blocks along them are independent. summed: letters that may be cut although an output lacks them:
         that output is then a partial sum. Other cut dims are gathered first. local_shape_args: positions in args to
-        replace by the shape of output 0's block. keep_partial: the operator is linear in its one partial input.
+        replace by the shape of output 0's block. keep_partial: the operator is linear in its one partial input, so that
+        terms of a sum are still terms afterwards; what is combined otherwise is resolved first.
         """
         metas = node.meta["val"]
         metas = metas if isinstance(metas, tuple | list) else (metas,)
         leaves, spec = pytree.tree_flatten((list(args), dict(kwargs)))
         values = [leaf for leaf in leaves if isinstance(leaf, Value)]
-        partial = values[0].layout.partial if keep_partial else ()
+        partial = values[0].layout.partial if keep_partial and values[0].combine == "sum" else ()
         if not partial:
             values = [self.resolve(v) for v in values]
         splits = split_letters(values, letters, outputs, free, summed, metas)

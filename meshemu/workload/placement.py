@@ -56,7 +56,7 @@ def _placed(spec: Any, entries: Mapping[str, Any], mesh: Mesh) -> Plan:
             "{data = 6, spatial = [5, 5]}"
         )
     kinds = [kind for kind in KINDS if kind in entries]
-    if None in entries.values():
+    if [*entries.values()] == [None]:
         return _whole_mesh(kinds[0], mesh)
     wanted = {kind: _extent(kind, entries[kind]) for kind in kinds}
     alive = np.flatnonzero(mesh.alive)

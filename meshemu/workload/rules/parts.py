@@ -73,7 +73,8 @@ def _selected(low: Lowering, source: Value, dim: int, index: int) -> Value:
         )
         place = 0
     splits = tuple(s.moved(s.dim - (s.dim > dim)) for s in layout.splits)
-    output = low.value(source.shape[:dim] + source.shape[dim + 1 :], source.dtype, Layout(splits, partial))
+    shape = source.shape[:dim] + source.shape[dim + 1 :]
+    output = low.value(shape, source.dtype, Layout(splits, partial), window.combine)
     return low.compute(aten.select.int, [window, dim, place], [output], op_class="select")[0]
 
 
