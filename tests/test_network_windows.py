@@ -1,6 +1,7 @@
 """Windows: ranks agree on how far each may run, count what they do, and skip times without events."""
 
 from contextlib import contextmanager
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_network_engine import check_same, random_mesh, random_program, random_traffic
+from test_network_trees import line
 
 from meshemu.collectives import collective_program
 from meshemu.hardware import System
@@ -16,6 +18,7 @@ from meshemu.network import simulate_messages, time_program
 from meshemu.network.engine import NO_ROWS, Region
 from meshemu.network.events import NEVER
 from meshemu.network.results import EngineCounters, RankCounters
+from meshemu.program.builder import ProgramBuilder
 from meshemu.runtime.local import run_ranks
 
 
@@ -120,6 +123,92 @@ def test_nothing_comes_in_before_what_has_run(seed, n, n_ranks, long):
         for timed, arrived in run_ranks(n_ranks, both):
             check_same(timed, single)
             check_same(arrived, alone)
+
+
+OF_OPS = (
+    "kind", "device", "label", "op_class", "number_format", "flops", "read_bytes", "write_bytes", "message",
+    "collective", "chunk_lo", "chunk_hi", "shape", "producer", "producer_bytes", "interface",
+)  # fmt: skip
+
+
+def renumbered(program, old):
+    """The same ops in the order `old`: perhaps that of time no longer."""
+    new = np.argsort(old)
+    of_ops = {name: getattr(program, name)[old] for name in OF_OPS}
+    of_messages = {"send_op": new[program.send_op], "recv_op": new[program.recv_op]}
+    deps = [new[program.dep[program.dep_ptr[op] : program.dep_ptr[op + 1]]] for op in old]
+    dep_ptr = np.cumsum([0, *map(len, deps)])
+    return replace(program, **of_ops | of_messages, dep=np.concatenate(deps), dep_ptr=dep_ptr)
+
+
+@pytest.mark.parametrize("n_ranks", [2, 3])
+def test_ops_that_are_not_in_the_order_of_time(n_ranks):
+    mesh = flatten(System.grid(rows=2, cols=4, bandwidth="50 GB/s", latency="500 ns"))
+    program, duration = random_program(mesh.n_devices, 7, n_rounds=80)
+    old = np.random.default_rng(3).permutation(program.n_ops)
+    program = renumbered(program, old)
+    single = time_program(program, mesh, duration[old], packet_bytes=64)
+    with rows_in_time():
+        for result in run_ranks(
+            n_ranks, lambda comm: time_program(program, mesh, duration[old], packet_bytes=64, comm=comm)
+        ):
+            check_same(result, single)
+
+
+WORK = {"label": "x", "op_class": "y", "number_format": "fp32", "flops": 1, "read_bytes": 1, "write_bytes": 1}
+
+
+def check_in_time(program, mesh, duration):
+    single = time_program(program, mesh, duration)
+    with rows_in_time():
+        for result in run_ranks(2, lambda comm: time_program(program, mesh, duration, comm=comm)):
+            check_same(result, single)
+
+
+@pytest.mark.parametrize("order", ["of time", "backward", "RECV first"])
+@pytest.mark.parametrize("held_up, before", [("SEND", "SEND"), ("RECV", "RECV"), ("SEND", "RECV")])
+def test_what_a_message_that_stays_holds_up_is_felt_elsewhere(held_up, before, order):
+    """The first of two computes is there so that, when the second one begins, nothing else is pending.
+
+    They hold up one end of a message between devices of the first rank; another one, that crosses, waits for `before`.
+    """
+    mesh = flatten(System.grid(rows=1, cols=4, bandwidth="1 TB/s", latency="100 ns"))
+    builder = ProgramBuilder(4)
+    first, second = (int(builder.compute([1], **WORK)[0]) for _ in range(2))
+    src, dst = (1, 0) if held_up == "SEND" else (0, 1)
+    _, sends, recvs = builder.messages([src], [dst], [1000], label="stays")
+    _, crossing, _ = builder.messages([src if before == "SEND" else dst], [2], [1000], label="crosses")
+    ends = {"SEND": int(sends[0]), "RECV": int(recvs[0])}
+    for op, on in ((second, first), (ends[held_up], second), (int(crossing[0]), ends[before])):
+        builder.depend(op, on)
+    program = builder.build()
+    ops = np.arange(program.n_ops)
+    old = {"of time": ops, "backward": ops[::-1], "RECV first": np.argsort(ops != ends["RECV"], kind="stable")}[order]
+    check_in_time(renumbered(program, old), mesh, np.where(old <= second, 10**7, 0))
+
+
+def test_a_tree_that_waits_for_an_op_is_felt_elsewhere():
+    builder = ProgramBuilder(8)
+    (compute,) = builder.compute([1], **WORK)
+    _, sends, _ = builder.messages(1, [0, 4, 6], 1000, label="m", tree=[0] * 3)
+    builder.depend(sends, int(compute))
+    program = builder.build()
+    check_in_time(program, line(8, "70 ps"), np.where(np.arange(program.n_ops) == compute, 10**7, 0))
+
+
+def test_what_comes_back_through_another_region_is_felt_there_again():
+    """Of two links in the east both are dead: a message goes round through the west, and is answered there."""
+    mesh = flatten(
+        System.grid(rows=2, cols=4, bandwidth="1 TB/s", latency="100 ns").override(
+            {"dead_links": [[[0, 2], [1, 2]], [[0, 3], [1, 3]]]}
+        )
+    )
+    builder = ProgramBuilder(8)
+    _, _, recv = builder.messages([2], [6], [1000], label="round")
+    _, send, _ = builder.messages([6], [4], [1000], label="answer")
+    builder.depend(send, recv)
+    program = builder.build()
+    check_in_time(program, mesh, np.zeros(program.n_ops, np.int64))
 
 
 @pytest.mark.parametrize(
