@@ -35,6 +35,7 @@ from meshemu.hardware import Router, System
 from meshemu.mesh import Mesh, flatten, rate, routes
 from meshemu.network import MessageTimes, Timing, simulate_messages, time_program
 from meshemu.network.reference import Reference, ReferenceLink, ReferenceOp
+from meshemu.network.results import EngineCounters
 from meshemu.program.ir import Program
 
 Result = MessageTimes | Timing
@@ -283,15 +284,16 @@ def first_message(router: str, environment: dict[str, str]) -> tuple[float, floa
     return time.perf_counter() - began, used() - before
 
 
-def best(repeat: int, clock: Callable[[], float], call: Callable[[], Result]) -> tuple[Result, float]:
-    """The last result and the least seconds of a call; the first call, which loads or compiles, does not count."""
-    result = call()
-    seconds = []
+def best(repeat: int, clock: Callable[[], float], call: Callable[[], Result]) -> tuple[EngineCounters, float]:
+    """Counters and seconds of the fastest call; the first call, which loads or compiles, does not count."""
+    call()
+    timed = []
     for _ in range(repeat):
         began = clock()
         result = call()
-        seconds.append(clock() - began)
-    return result, min(seconds)
+        timed.append((clock() - began, result.counters))
+    seconds, counters = min(timed, key=lambda one: one[0])
+    return counters, seconds
 
 
 def one_core(names: Iterable[str], repeat: int) -> None:
@@ -305,13 +307,12 @@ def one_core(names: Iterable[str], repeat: int) -> None:
     print(row.format("case", "packet-hops", "events", "engine M/s", *heads))
     for name in names:
         case = (CASES | LARGE)[name]()
-        result, seconds = best(repeat, time.process_time, case.run)
-        speed = result.counters.packet_hops / seconds
+        counters, seconds = best(repeat, time.process_time, case.run)
+        speed = counters.packet_hops / seconds
         beside = []
         for peer in peers.values():
             found = peer(case)
             beside += ["", ""] if found is None else [f"{found / 1e6:.2f}", f"{speed / found:.0f}"]
-        counters = result.counters
         print(row.format(case.name, counters.packet_hops, counters.events, f"{speed / 1e6:.1f}", *beside), flush=True)
 
 
@@ -341,8 +342,7 @@ def worker(name: str, repeat: int) -> None:
         comm.barrier()
         return case.run(comm)
 
-    result, seconds = best(repeat, time.perf_counter, call)
-    counters = result.counters
+    counters, seconds = best(repeat, time.perf_counter, call)
     most = comm.max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     if comm.rank == 0:
         row = "{:<42}{:>6}{:>10.3f}{:>10.3f}{:>10.3f}{:>9}{:>11.2f}{:>8.2f}G"

@@ -61,7 +61,7 @@ def test_rows_are_what_runs_say_and_parts_add_up(study, config, tmp_path):
     one = run(load(config, words), tmp_path / "20.h5", execute=False)
     assert strong[2].step_ps == one.prepared.timed.timing.end_ps
     assert strong[2].where == where_of(open_run(one.path))
-    assert strong[2].speedup == strong[0].step_ps / strong[2].step_ps
+    assert strong[2].speedup == pytest.approx(strong[0].step_ps / strong[2].step_ps, rel=1e-12)
     assert weak[2].efficiency == pytest.approx(weak[0].step_ps / weak[2].step_ps)
     assert all(row.where.total_ps == row.step_ps for row in study.rows)
     assert "20" in strong[2].plan and study.laws == {"strong": None, "weak": study.laws["weak"]}

@@ -41,7 +41,7 @@ def one_thread_each(program: Program) -> Units:
     """One unit for all compute of a device and one for its combinations."""
     computes, combines, at = (program.kind == int(kind) for kind in (OpKind.COMPUTE, OpKind.REDUCE, OpKind.INTERFACE))
     shift = computes * np.int8(Unit.COMPUTE - NO_UNIT) + combines * np.int8(Unit.COMBINE - NO_UNIT)
-    found = shift.astype(np.int32) + np.int32(NO_UNIT)
+    found = np.add(shift, np.int8(NO_UNIT), out=shift).astype(np.int32)
     at_interface = np.flatnonzero(at)
     if len(at_interface):
         occupies = np.array([name != LINK_LATENCY for name in program.op_classes])
