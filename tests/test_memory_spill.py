@@ -287,6 +287,14 @@ def test_a_refusal_names_spilling_where_it_may_do(part: float, figures: Any) -> 
     assert ("spill" in text) == (part == 0.7 or figures is None)
 
 
+def test_a_refusal_is_one_where_no_device_is_beside_an_interface_processor() -> None:
+    """Then spilling cannot be, and is not what the step is refused for."""
+    edges = {"interface.per_edge": 1, "dead": [[2, 0], [2, 4]]}
+    with pytest.raises(PlanError, match=r"^memory: .* needs .*; by estimate it fits with") as refused:
+        prepared(int(0.97 * needed()), "refuse", figures=edges)
+    assert "spill" not in str(refused.value)
+
+
 def test_refusals() -> None:
     with pytest.raises(PlanError, match=r"^memory: tile 0, die \(0,0\) needs .*, although \d+ blocks, at most"):
         prepared(60_000)

@@ -8,7 +8,7 @@ from meshemu.cost.memory_use import MEMORY_CATEGORIES, MemoryUse
 from meshemu.emulator.build_step import PlacedStep, StepOptions, op_cost, place_step
 from meshemu.emulator.memory_policy import MemoryOptions, capacity_bytes, fits, overflow, refuse
 from meshemu.emulator.spilling import spilling
-from meshemu.errors import PlanError
+from meshemu.errors import InputError, PlanError
 from meshemu.hardware import System
 from meshemu.mesh import Mesh
 from meshemu.workload.graph import Graph
@@ -127,5 +127,5 @@ def _fits_spilled(step: PlacedStep, given: Fitting, options: MemoryOptions) -> b
         return False
     try:
         return fits(spilling(step, given.mesh, given.system, given.settings, options)[0].memory, given.system)
-    except PlanError:
+    except InputError:  # no room there, or none of them at the edges
         return False
