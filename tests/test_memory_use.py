@@ -51,7 +51,7 @@ def measured(step: Any, model: nn.Module, batch: Any, monkeypatch: pytest.Monkey
     monkeypatch.setattr(executor, "_run", spy)
 
     def one_rank(comm: Any) -> list[int]:
-        host = Host.even(step.plan, comm.rank, comm.size)
+        host = Host(step.plan, comm.rank, np.arange(comm.size))
         inputs = {name: t.detach() for name, t in [*model.named_parameters(), *model.named_buffers()]}
         inputs |= {f"batch.{i}": leaf for i, leaf in enumerate(batch)}
         Executor(step.spmd, host, step.schedules, comm).run(inputs, seed=0, step=0)

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from meshemu.collectives import Schedule
 from meshemu.comm import Comm
 from meshemu.emulator.timed_step import TimedStep
 from meshemu.execute.blocks import Host
 from meshemu.execute.executor import Executor
 from meshemu.execute.number_formats import format_remarks
+from meshemu.execute.split import even_split
 from meshemu.execute.training import StepRunner
 from meshemu.hardware.format_roles import Formats
 from meshemu.network import Timing
@@ -67,7 +70,12 @@ class PreparedStep:
 
     def executor(self, comm: Comm) -> StepRunner:
         """The executor of this rank's devices."""
-        return Executor(self.spmd, Host.even(self.plan, comm.rank, comm.size), self.schedules, comm)
+        program = self.timed.program
+        flops = np.bincount(program.device, program.flops, program.n_devices).astype(np.float64)
+        ranks = even_split(
+            self.plan, comm.size, self.timed.system.cols, flops, program.src, program.dst, program.size_bytes
+        )
+        return Executor(self.spmd, Host(self.plan, comm.rank, ranks), self.schedules, comm)
 
 
 class OfPreparedStep:

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from meshemu.mesh import split_bounds
 from meshemu.workload.layout import Layout, unfolded
 from meshemu.workload.plan import Place, Plan
 from meshemu.workload.spmd import Value
@@ -29,15 +28,6 @@ class Host:
     plan: Plan
     rank: int
     rank_of_position: NDArray[np.int64]
-
-    @classmethod
-    def even(cls, plan: Plan, rank: int, n_ranks: int) -> "Host":
-        """A run of positions for each rank, as equal as can be: what ranks wait for is the one with the most maths.
-
-        Regions of the mesh, which the event engine needs for their few cut links, would be 15 and 10 of 5 x 5 devices.
-        """
-        lengths = np.diff(split_bounds(plan.n_positions, n_ranks))
-        return cls(plan, rank, np.repeat(np.arange(n_ranks), lengths))
 
     @cached_property
     def positions(self) -> list[int]:
