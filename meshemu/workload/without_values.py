@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch.nn import functional
+from torch.nn import functional, init
 from torch.overrides import TorchFunctionMode
 
 __all__ = ["NotFollowedError", "WithoutValues"]
@@ -41,6 +41,8 @@ class WithoutValues(TorchFunctionMode):
             return _attention(*args, **kwargs)
         if func in FILLING and args[0].is_meta:
             return args[0]
+        if getattr(func, "__module__", None) == init.__name__:
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
         if func is Tensor.__getitem__ and args[0].is_meta and _is_selection(args[1]):
             return torch.empty((len(args[1]), *args[0].shape[1:]), dtype=args[0].dtype, device="meta")
         if func in RANDOM and kwargs.get("device") is None:

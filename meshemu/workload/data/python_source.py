@@ -57,9 +57,11 @@ def python_source(context: int = 64, max_characters: int = 1_000_000, max_test_w
 
 def encode(text: str) -> NDArray[np.int64]:
     """Tokens of a text; tabs count as four spaces, characters outside the vocabulary as a question mark."""
-    table = {character: token for token, character in enumerate(VOCABULARY)}
-    unknown = table[_UNKNOWN]
-    return np.array([table.get(character, unknown) for character in text.replace("\t", "    ")], dtype=np.int64)
+    codes = np.frombuffer(text.replace("\t", "    ").encode("utf-32-le", errors="surrogatepass"), np.uint32)
+    known = np.frombuffer(VOCABULARY.encode("utf-32-le"), np.uint32)
+    table = np.full(int(known.max()) + 2, VOCABULARY.index(_UNKNOWN), np.int64)
+    table[known] = np.arange(len(known))
+    return table[np.minimum(codes, len(table) - 1)]
 
 
 def decode(tokens: NDArray[np.int64]) -> str:
