@@ -5,7 +5,7 @@ Legend: log-probabilities ([N,] C, *S), targets ([N,] *S).
 
 import torch
 
-__all__ = ["nll_loss", "nll_loss_backward"]
+__all__ = ["nll_loss", "nll_loss_backward", "total_weight"]
 
 Tensor = torch.Tensor
 Range = tuple[int, int]
@@ -28,11 +28,26 @@ def _local(target: Tensor, ignore: int, inside: Range, n_classes: int) -> Tensor
 
 def nll_loss(
     x: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore: int, inside: Range, n_classes: int
-) -> tuple[Tensor, Tensor]:
-    """(loss, total weight) of the targets whose classes this block holds; reduction: none or sum."""
+) -> Tensor:
+    """The loss of the targets whose classes this block holds; reduction: none or sum."""
     forward = aten.nll_loss2d_forward if target.dim() > 1 else aten.nll_loss_forward
-    loss, total = forward.default(x, _local(target, ignore, inside, n_classes), weight, reduction, ELSEWHERE)
-    return loss, total
+    loss: Tensor = forward.default(x, _local(target, ignore, inside, n_classes), weight, reduction, ELSEWHERE)[0]
+    return loss
+
+
+def total_weight(
+    target: Tensor, weight: Tensor | None, reduction: int, ignore: int, inside: Range, n_classes: int,
+    dtype: torch.dtype,
+) -> Tensor:  # fmt: skip
+    """The weights of the targets whose classes this block holds, added up; each weighs 1 without `weight`. The operator
+    says 0 where the reduction is none.
+    """
+    local = _local(target, ignore, inside, n_classes)
+    if reduction == 0:
+        return torch.zeros((), dtype=dtype)
+    held = local != ELSEWHERE
+    each = held.to(dtype) if weight is None else torch.where(held, weight[local.clamp(min=0)], 0)
+    return each.sum(dtype=dtype)
 
 
 def nll_loss_backward(

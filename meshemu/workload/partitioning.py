@@ -18,6 +18,7 @@ from meshemu.workload.operators import Operators
 from meshemu.workload.parameters import Parameters, parameter_layouts
 from meshemu.workload.pipeline_order import Turn, turns
 from meshemu.workload.plan import Plan
+from meshemu.workload.scalar_order import scalars_apart
 from meshemu.workload.spmd import Part, Spmd, Value
 from meshemu.workload.stage_costs import OpCost, flops_and_bytes
 from meshemu.workload.stages import Stages, assign_stages
@@ -84,7 +85,7 @@ def partition(
         parts=step.parts,
         gathered=operators.gathered,
         gradient_norm=norm,
-        instructions=tuple(low.instructions),
+        instructions=scalars_apart(low.instructions),
     )
 
 

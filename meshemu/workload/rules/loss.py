@@ -23,7 +23,8 @@ NONE, MEAN, SUM = 0, 1, 2
 def nll_loss(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     """log-probabilities ([N,] C, *S), targets ([N,] *S), weight, reduction, ignore_index -> (loss, total weight).
 
-    A device that holds some classes adds up the targets among them.
+    A device that holds some classes adds up the targets among them. The total weight of a mean, which the backward pass
+    divides by, is computed from targets alone and reduced by itself: that need not wait for the forward pass.
     """
     source, target, weight = _placed_classes(low, args[0], args[1], args[2])
     reduction, ignore = args[3], args[4]
@@ -33,14 +34,19 @@ def nll_loss(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
     shared = () if none else tuple(target.layout.axes)
     each = Layout(target.layout.splits if none else (), classes + shared)
     everywhere = (*target.layout.axes, *classes) if none else classes + shared
-    outputs = [low.like(metas[0], each), low.like(metas[1], Layout((), everywhere))]
     inside = (LocalRange(source, _class_dim(source)), source.shape[_class_dim(source)])
-    given = (source, target, weight, NONE if none else SUM, ignore, *inside)
-    total, count = low.compute(loss_kernels.nll_loss, given, outputs, op_class=base_name(node))
+    how = (NONE if none else SUM, ignore, *inside)
+    weights = low.like(metas[1], Layout((), everywhere))
+    given: Args = (target, weight, *how, metas[1].dtype)
+    (count,) = low.compute(loss_kernels.total_weight, given, [weights], op_class="sum")
+    if reduction == MEAN and count.layout.partial:
+        (count,) = low.all_reduce([count], "weight of the loss")
+    given = (source, target, weight, *how)
+    (total,) = low.compute(loss_kernels.nll_loss, given, [low.like(metas[0], each)], op_class=base_name(node))
     if reduction != MEAN:
         return total, count
     if total.layout.partial:
-        total, count = low.all_reduce([total, count], "loss")
+        (total,) = low.all_reduce([total], "loss")
     return low.compute(torch.ops.aten.div.Tensor, (total, count), [low.like(metas[0])], op_class="div")[0], count
 
 

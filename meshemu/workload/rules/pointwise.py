@@ -11,7 +11,7 @@ from meshemu.workload.layout import Layout
 from meshemu.workload.lowering import Lowering, base_name, operator_of
 from meshemu.workload.spmd import LocalShape, Value
 
-__all__ = ["COPIES", "RULES", "pointwise", "tensor_values"]
+__all__ = ["COPIES", "FILLS", "RULES", "pointwise", "tensor_values"]
 
 
 def tensor_values(args: Any, kwargs: Any) -> list[Value]:
@@ -82,6 +82,9 @@ def new_filled(low: Lowering, node: fx.Node, args: tuple[Any, ...], _kwargs: dic
 COPIES = frozenset({"clone", "detach", "alias", "lift_fresh_copy"})
 """Operators whose result is their input."""
 
+FILLS = frozenset({"ones_like", "zeros_like", "empty_like", "full_like"})
+"""Operators that ask a tensor for its shape alone, and so do not wait for it."""
+
 UNTAGGED = (
     "threshold_backward", "hardtanh_backward", "gelu_backward", "leaky_relu_backward", "elu_backward",
     "softplus_backward", "hardswish", "hardswish_backward", "hardsigmoid_backward", "mish_backward",
@@ -101,7 +104,7 @@ RULES = {
     **{name: linear for name in ("_to_copy", "neg", "mul.Scalar", "div.Scalar")},
     **{name: same for name in COPIES},
     **{name: scale for name in ("mul.Tensor", "div.Tensor")},
-    **{name: fill for name in ("ones_like", "zeros_like", "empty_like", "full_like")},
+    **{name: fill for name in FILLS},
     **{name: new_filled for name in ("new_zeros", "new_ones", "new_full", "new_empty", "new_empty_strided")},
     **{name: pointwise for name in UNTAGGED},
 }

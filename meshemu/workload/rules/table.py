@@ -80,7 +80,7 @@ def needs_rule(node: fx.Node) -> bool:
         return False
     if not isinstance(target, torch._ops.OpOverload):
         return True
-    special = target._opname in normalisation.RULES or target._opname in view.RULED | pointwise.COPIES
+    special = target._opname in normalisation.RULES or target._opname in view.RULED | pointwise.COPIES | pointwise.FILLS
     return special or target._schema.is_mutable or torch.Tag.nondeterministic_seeded in target.tags
 
 
