@@ -124,6 +124,8 @@ def test_text_survives_encoding() -> None:
     text = "def f(x):\n    return x ** 2  # ~`'\"\\\n"
     assert decode(encode(text)) == text
     assert decode(encode("\té")) == "    ?"
+    assert decode(encode("a\U0001f600b\udc80\x00\x7f~")) == "a?b???~"
+    assert encode("").tolist() == [] and encode(VOCABULARY).tolist() == list(range(len(VOCABULARY)))
 
 
 def test_synthetic_data_has_the_sizes_asked_for() -> None:

@@ -25,7 +25,7 @@ from meshemu.emulator.least_memory import Least, least_memory
 from meshemu.emulator.memory_policy import memory_options
 from meshemu.emulator.prepare import prepare
 from meshemu.emulator.timed_step import TimingOptions
-from meshemu.errors import PlanError
+from meshemu.errors import InputError, PlanError
 from meshemu.execute.optimizer import ELEMENTWISE, bind_optimizer, least_update, updates_of
 from meshemu.hardware import System
 from meshemu.hardware.format_roles import NONE, Formats, formats_of
@@ -288,10 +288,43 @@ def test_the_early_check_says_what_the_run_would(tmp_path: Path) -> None:
     assert str(early.value) == str(late.value)
 
 
-def test_the_early_check_loads_neither_compiler_nor_symbolic_algebra() -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["plan.pipeline=5"], "larger than the mesh"),
+        (["plan.data=26", "formats.weights=bf16"], "larger than the mesh"),
+        (["system.node.grid=[0,1]"], "node.grid"),
+        (["data.args.n_samples=3"], "data python_source has no argument 'n_samples'"),
+        (["model.args.heads=7"], "heads"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_built(
+    changes: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("meshemu.emulator.running.run", None)
+    assert cli.main(["run", str(ROOT / "configs" / "gpt.toml"), "--set", *changes]) == 2
+    [line] = capsys.readouterr().err.strip().splitlines()
+    assert message in line
+
+
+def test_what_torch_says_of_tensors_without_values_is_left_to_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_arguments: Any, **_options: Any) -> nn.Module:
+        raise InputError("model gpt: no values") from RuntimeError("no values")
+
+    monkeypatch.setattr("meshemu.emulator.early.models.build_model", refused)
+    check_early(load(ROOT / "configs" / "gpt.toml", []))
+
+
+WIDE_GPT = ["model.args.width=4096", "model.args.layers=24"]
+
+
+@pytest.mark.parametrize(
+    ("config", "changes"), [(RESNET[0], RESNET[3:]), (str(ROOT / "configs" / "gpt.toml"), WIDE_GPT)]
+)
+def test_the_early_check_loads_neither_compiler_nor_symbolic_algebra(config: str, changes: list[str]) -> None:
     program = (
         "import sys; from meshemu.config import load; from meshemu.emulator.early import check_early\n"
-        f"try: check_early(load({RESNET[0]!r}, {RESNET[3:]!r}))\n"
+        f"try: check_early(load({config!r}, {changes!r}))\n"
         "except Exception as error: print(type(error).__name__)\n"
         "print(*sorted({'torch._dynamo', 'sympy', 'numba', 'h5py', 'pandas', 'mpi4py'} & set(sys.modules)))"
     )
