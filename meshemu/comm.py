@@ -33,7 +33,9 @@ class Comm(Protocol):
         """
 
     def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
-        """Send `rows[peer]` (n, k) to every peer; return what each sent to this rank, (m, k) each, in rank order."""
+        """Send `rows[peer]`, contiguous (n, k), to every peer; return what each sent to this rank, (m, k) each, in rank
+        order.
+        """
 
     def min(self, value: int) -> int:
         """The least `value` of all ranks."""

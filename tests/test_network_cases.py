@@ -218,6 +218,8 @@ def test_deadlock_names_ops():
         ({"size_bytes": np.array([5, 2**64 - 1, 5], np.uint64)}, "row 1: size_bytes = 18446744073709551615 must be"),
         ({"size_bytes": [5, 5, 10**30]}, f"row 2: size_bytes = {10**30} must be at most"),
         ({"ready_ps": np.array([0, 2**63, 0], np.uint64)}, "row 1: ready_ps = 9223372036854775808 must be at most"),
+        ({"ready_ps": [0, 2**62 + 1, 0]}, f"row 1: ready_ps = {2**62 + 1} must be at most"),
+        ({"ready_ps": [0, 0, -1]}, "row 2: ready_ps = -1 must be at least 0"),
         ({"src": np.array([0, 2**63, 0], np.uint64)}, "row 1: src = 9223372036854775808 is no device"),
         ({"dst": [1, 2**70, 3]}, f"row 1: dst = {2**70} is no device"),
     ],

@@ -36,6 +36,23 @@ def test_large_buffers_travel_in_pieces(comm, collective_assert, monkeypatch):
 
 
 @pytest.mark.mpi
+def test_many_rows_follow_the_first(comm, collective_assert, monkeypatch):
+    """Fewer than go at once, as many, one more, and many more; twice, so that nothing is left over from the first."""
+    monkeypatch.setattr(mpi, "FEW_ROWS", 4)
+    rank, size = comm.Get_rank(), comm.Get_size()
+    adapter, numbers = mpi.as_comm(comm), (0, 3, 4, 5, 100_000)
+
+    def sent(turn, source, target):
+        n = numbers[(turn + source + 2 * target) % len(numbers)]
+        return np.arange(3 * n).reshape(n, 3) * (source + 1) + target + turn
+
+    for turn in range(2 * len(numbers)):
+        found = adapter.all_to_all_rows([sent(turn, rank, peer) for peer in range(size)])
+        for peer in range(size):
+            collective_assert(np.array_equal(found[peer], sent(turn, peer, rank)), f"rows from {peer} differ")
+
+
+@pytest.mark.mpi
 def test_world_is_what_the_launcher_started(collective_assert):
     world = mpi.world()
     collective_assert(world.size == int(os.environ.get("PMI_SIZE", os.environ.get("OMPI_COMM_WORLD_SIZE", "1"))))

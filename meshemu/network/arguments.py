@@ -27,12 +27,21 @@ def integers(name: str, values: ArrayLike, row: str, least: int | None = None) -
         raise InputError(f"{name} must be one list of integers, not {array.dtype} of shape {array.shape}")
     if least is None:
         return array
-    if array.size and (array.min() < least or array.max() > LARGEST):
+    if not _within(array, least):
         for wrong, bound in ((array < least, f"least {least}"), (array > LARGEST, "most 2**62")):
             if wrong.any():
                 at = int(np.argmax(wrong))
                 raise InputError(f"{row} {at}: {name} = {array.flat[at]} must be at {bound}")
     return array.astype(np.int64, copy=False)
+
+
+def _within(array: NDArray[Any], least: int) -> bool:
+    """Whether all are at least `least` and at most LARGEST: one pass where the least is 0, as of times."""
+    if array.size == 0:
+        return True
+    if least == 0 and array.dtype == np.int64:  # without its sign a negative number is a large one
+        return bool(array.view(np.uint64).max() <= LARGEST)
+    return bool(array.min() >= least and array.max() <= LARGEST)
 
 
 def packet_size(packet_bytes: object) -> int:

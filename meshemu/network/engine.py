@@ -21,7 +21,7 @@ import numpy as np
 
 from meshemu.network import kernels
 from meshemu.network import state as fields
-from meshemu.network.events import EVENT, NEVER, ROW, Ints
+from meshemu.network.events import EVENT, HEADER, NEVER, ROW, Ints
 from meshemu.network.link_statistics import widen_all_bins
 from meshemu.network.ops import begin
 from meshemu.network.shares import Share
@@ -35,6 +35,9 @@ NO_ROWS = np.zeros((0, ROW), np.int64)
 
 class Region:
     """State of one rank; `state` holds zeros for all that other ranks own.
+
+    op_start, op_end: int64[n_ops] of the whole Program, whose ends are `state.start` and `state.end`, the ops of this
+    rank.
 
     share: the ops of the rank, whose `waiting` the region takes over and counts down; n_ranks: those that it exchanges
     events with, itself included, 0 if it does not; n_bins: number of timeline bins, 0 for none.
@@ -57,6 +60,8 @@ class Region:
         self.work = work
         self.packet_bytes = packet_bytes
         self.rank = rank
+        self.op_start, self.op_end = (np.zeros(len(share.number), np.int64) for _ in range(2))
+        first_own = len(share.number) - n_ops
         self.state = State(
             link=_idle_links(n_links),
             unit_free=np.zeros((n_devices, max(int(work.unit.max(initial=0)) + 1, work.combining)), np.int64),
@@ -64,8 +69,8 @@ class Region:
             arrival=np.zeros(n_messages, np.int64),
             waiting=share.waiting,
             ready=np.zeros(n_ops, np.int64),
-            start=np.zeros(n_ops, np.int64),
-            end=np.zeros(n_ops, np.int64),
+            start=self.op_start[first_own:],
+            end=self.op_end[first_own:],
             busy_bins=np.zeros((n_links, n_bins), np.int64),
             heap=np.empty(EVENT * (n_ops + 1024), np.int64),
             out=np.empty((1024 + n_ranks, ROW), np.int64),
@@ -77,30 +82,34 @@ class Region:
         )
         self.state.scalar[fields.ROOM] = n_ops
         self.state.scalar[[fields.OUT, fields.HEADERS]] = n_ranks
+        self.state.scalar[fields.HORIZON] = NEVER
+        self.state.out[:n_ranks, 2] = HEADER
         self.state.out[:n_ranks, 5] = np.where(np.arange(n_ranks) == rank, 0, NEVER)
         begin(work, self.state, share.idle)
 
-    def run(self, horizon: int, rows: Ints = NO_ROWS) -> None:
-        """Take in event rows from other ranks, none of them before an event that has run; run all before `horizon`."""
-        self._grow(len(rows))
-        while not kernels.run(self.network, self.work, self.state, rows, self.packet_bytes, self.rank, horizon):
-            self._grow(0)
-            rows = NO_ROWS
+    def run(self, rows: Ints = NO_ROWS) -> bool:
+        """Take in what other ranks say, all rows that they have for this one; run the events that nothing of theirs can
+        come before. Returns whether these were the last of all ranks.
+        """
+        network, work, packet_bytes, rank = self.network, self.work, self.packet_bytes, self.rank
+        while (reached := kernels.run(network, work, self.state, rows, packet_bytes, rank)) < 0:
+            self._grow(len(rows))
+            if reached == kernels.FULL:
+                rows = NO_ROWS
+        return reached == NEVER
 
     def finish(self) -> None:
         """Complete the statistics of the links; call it when no rank has events left."""
         while not kernels.finish(self.network, self.work, self.state, self.packet_bytes):
             self._grow(0)
 
-    def take_outgoing(self) -> Ints:
-        """Rows [time, key, where, tail, rank, -] that have crossed to other ranks since the last call; a view.
+    def outgoing(self) -> Ints:
+        """Rows [time, key, where, tail, rank, -] that crossed to other ranks when it last ran; a view.
 
         They are behind a header for each of n_ranks, a row [-, -, -, -, -, effect]: a time before which nothing that is
         pending on this rank, or none of the rows for another one, has an effect elsewhere (0 before the first `run`).
         """
-        scalar = self.state.scalar
-        n, scalar[fields.OUT] = scalar[fields.OUT], scalar[fields.HEADERS]
-        return self.state.out[:n]
+        return self.state.out[: self.state.scalar[fields.OUT]]
 
     def widen_bins(self, end: int) -> int:
         """Make the bins of all links as wide as it takes to hold 0 <= t < end; returns their width in ps."""

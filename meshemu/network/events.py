@@ -20,6 +20,7 @@ __all__ = [
     "CUT_KEYS",
     "EVENT",
     "HANDED",
+    "HEADER",
     "KIND_BITS",
     "KIND_MASK",
     "MAX_PACKETS",
@@ -40,7 +41,7 @@ __all__ = [
 Ints = NDArray[np.int64]
 
 EVENT = 4  # numbers per event
-ROW = 6  # numbers per row that crosses between ranks: the event, the rank that it is for, when others feel it (header)
+ROW = 6  # numbers per row that crosses between ranks: the event, the rank that it is for, when others feel it (HEADER)
 
 NEVER = 2**63 - 1
 PACKET_BITS = 31
@@ -53,4 +54,6 @@ KIND_BITS = 4
 KIND_MASK = 2**KIND_BITS - 1
 SINGLE, TRAIN, REST, CUT = range(4)  # one packet (or a whole message at its first link); see `trains` for the others
 BRANCH, BRANCH_TRAIN, HANDED, MERGE, MERGE_TRAIN, OWN = range(4, 10)  # of trees: see `branching`
-ARRIVED = -1  # in place of `where`, in a row that tells the rank of the destination when a message arrives
+# In place of `where`, in rows that cross: one that tells the rank of the destination when a message arrives, and one
+# ahead of the events, that tells what a rank knows of another.
+ARRIVED, HEADER = -1, -2

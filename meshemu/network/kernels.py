@@ -13,6 +13,7 @@ from meshemu.network.events import (
     CUT,
     CUT_KEYS,
     EVENT,
+    HEADER,
     KIND_BITS,
     KIND_MASK,
     MERGE,
@@ -34,6 +35,7 @@ from meshemu.network.state import (
     FREE,
     HEADERS,
     HEAP,
+    HORIZON,
     LINE_FREE,
     NEXT_START,
     NONE,
@@ -51,20 +53,31 @@ from meshemu.network.state import (
 )
 from meshemu.network.trains import SHORTEST, cut, drop, open_train, serialisation, settle, spacing_out
 
-__all__ = ["EVENTS_OF_ONE", "ROWS_OF_ONE", "finish", "run"]
+__all__ = ["EVENTS_OF_ONE", "FULL", "ROWS_OF_ONE", "finish", "run"]
 
 EVENTS_OF_ONE = 6  # most events that one event puts into the heap, besides those of ops
 ROWS_OF_ONE = 4  # most rows that one event puts into the outbox
+FULL, NO_ROOM = -1, -2  # why a run stops early: before an event, or before the rows of other ranks are taken in
 
 
 @compiled
 def _accept(work: Work, state: State, rows: Ints) -> None:
-    """Take in event rows that came from other ranks; the heap has room for them."""
+    """Take in rows that came from other ranks, for which the heap has room: the events, and a new horizon, the least
+    effect that this rank and the others tell of. What this rank had for them is gone.
+    """
+    scalar = state.scalar
+    if len(rows) > 0:
+        scalar[OUT] = scalar[HEADERS]
+        scalar[HORIZON] = NEVER
+        for header in range(scalar[HEADERS]):
+            scalar[HORIZON] = min(scalar[HORIZON], state.out[header, 5])
     for i in range(len(rows)):
-        if rows[i, 2] == ARRIVED:
+        if rows[i, 2] == HEADER:
+            scalar[HORIZON] = min(scalar[HORIZON], rows[i, 5])
+        elif rows[i, 2] == ARRIVED:
             arrive(work, state, rows[i, 1], rows[i, 0])
         else:
-            push(state.heap, state.scalar, rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3])
+            push(state.heap, scalar, rows[i, 0], rows[i, 1], rows[i, 2], rows[i, 3])
 
 
 @kernel
@@ -177,18 +190,18 @@ def _packet(
 
 
 @kernel
-def run(
-    network: Network, work: Work, state: State, rows: Ints, packet_bytes: int, rank: int, horizon: int
-) -> bool:
-    """Take in event rows from other ranks and run the events before `horizon`.
+def run(network: Network, work: Work, state: State, rows: Ints, packet_bytes: int, rank: int) -> int:
+    """Take in rows from other ranks and run the events before the horizon.
 
-    False if it stopped early because the heap, outbox or a pool must grow. With several ranks it says, when it is done,
-    when others can feel what is pending.
+    Returns the horizon, or FULL or NO_ROOM if it stopped early because the heap, outbox or a pool must grow. With
+    several ranks it says, when it is done, when others can feel what is pending.
     """
-    _accept(work, state, rows)
     heap, out, scalar, starts = state.heap, state.out, state.scalar, work.start
     heap_room, out_room = len(heap) // EVENT - EVENTS_OF_ONE, len(out) - ROWS_OF_ONE
-    done = True
+    if scalar[HEAP] + scalar[ROOM] + len(rows) > heap_room:
+        return NO_ROOM
+    _accept(work, state, rows)
+    horizon: int = scalar[HORIZON]
     while True:
         n, next_start = scalar[HEAP], scalar[NEXT_START]
         root = n > 0
@@ -205,8 +218,7 @@ def run(
             break
         full = n + scalar[ROOM] > heap_room or scalar[OUT] > out_room
         if full or scalar[QUEUE_FREE] < 0 or scalar[LINE_FREE] < 0:
-            done = False
-            break
+            return FULL
         if key < -CUT_KEYS:
             scalar[EVENTS] += 1
             pop(heap, scalar)
@@ -222,8 +234,7 @@ def run(
         link = state.link[link_id]
         back = network.route_links[position - 1]  # -1 or another route's last link at the first link of a message
         if link[OPEN] != NONE and not settle(network, work, state, packet_bytes, link_id, time, key):
-            done = False
-            break
+            return FULL
         scalar[NEXT_START] += not root
         scalar[EVENTS] += 1
         if kind == CUT:
@@ -283,6 +294,6 @@ def run(
                 send_out(out, scalar, arrival, message, ARRIVED, arrival, work.dst_owner[message])
         if first and work.send_op[message] >= 0:
             end_op(work, state, work.send_op[message], end)
-    if done and scalar[HEADERS] > 0:
+    if scalar[HEADERS] > 0:
         foresee(network, work, state, packet_bytes, rank)
-    return done
+    return horizon

@@ -3,6 +3,7 @@
 Rows of one rank mostly follow one another, so they are found once as runs, and moved as such.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from meshemu.comm import Comm
 from meshemu.network.compiled import kernel, writable
 from meshemu.network.events import Ints
 
-__all__ = ["Rows", "joined_rows", "merge_rows", "rows_of"]
+__all__ = ["Rows", "merge_rows", "rows_of"]
 
 Ids = NDArray[np.int32]
 
@@ -57,7 +58,8 @@ def _take_out(values: Ints, runs: Ints, width: int, rank: int, own: Ints) -> Non
 def _put_in(packed: Ints, runs: Ints, width: int, rank: int, own: bool, begin: Ints, values: Ints) -> None:
     """Put rows back in their places: those of `rank` if `own`, else those of all others.
 
-    In `packed` the rows of each rank stand together, at begin[rank], which moves on.
+    In `packed` the rows of each rank stand together, at begin[rank], which moves on. It may be `values` itself, if no
+    row stands there before its place.
     """
     for run in range(len(runs)):
         owner, first = runs[run, 2], runs[run, 0] * width
@@ -74,38 +76,33 @@ def rows_of(vertex: Ids, rank_of_vertex: Ids, n_ranks: int) -> Rows:
     return Rows(runs[: _find_runs(writable(vertex, np.int32), rank_of_vertex, runs, count)], count)
 
 
-def joined_rows(own: Ints, rows: Rows, comm: Comm | None) -> Ints:
-    """All rows (n, ...) on every rank, from those (n_own, ...) of this rank; arrays are contiguous."""
-    values, rank = np.empty((rows.count.sum(), *own.shape[1:]), np.int64), 0 if comm is None else comm.rank
-    flat, begin = values.reshape(-1), np.zeros(len(rows.count), np.int64)
-    _put_in(own.reshape(-1), rows.runs, _width(own), rank, True, begin, flat)
-    _put_in_others(flat, own, rows, comm)
-    return values
+def merge_rows(arrays: Sequence[Ints], rows: Rows, comm: Comm | None, *, at_end: bool = False) -> None:
+    """Complete on every rank contiguous arrays (n, ...) of which each rank knows its own rows. comm: None for one rank.
+
+    at_end: these stand not in their places but one after another at the end of the array.
+    """
+    rank, begin = 0 if comm is None else comm.rank, np.cumsum(rows.count) - rows.count
+    n_own = int(rows.count[rank])
+    widths = [int(np.prod(values.shape[1:], dtype=np.int64)) for values in arrays]
+    room = max(widths, default=0)
+    packed, taken = np.empty(int(rows.count.sum()) * room, np.int64), np.empty(0 if at_end else n_own * room, np.int64)
+    for values, width in zip(arrays, widths, strict=True):
+        flat = values.reshape(-1)
+        first_own = flat.size - n_own * width
+        own = flat[first_own:] if at_end else taken[: n_own * width]
+        if not at_end:
+            _take_out(flat, rows.runs, width, rank, own)
+        if comm is not None:
+            _swap(own, packed, begin * width, rows.count * width, comm)
+        if at_end:  # no row moves on, so none is overwritten before it has moved
+            _put_in(flat, rows.runs, width, rank, True, np.full(len(begin), first_own), flat)
+        _put_in(packed, rows.runs, width, rank, False, begin * width, flat)
 
 
-def merge_rows(values: Ints, rows: Rows, comm: Comm | None) -> None:
-    """Complete on every rank a contiguous array (n, ...) of which each rank knows its own rows."""
-    rank = 0 if comm is None else comm.rank
-    flat, own = values.reshape(-1), np.empty((rows.count[rank], *values.shape[1:]), np.int64)
-    _take_out(flat, rows.runs, _width(values), rank, own.reshape(-1))
-    _put_in_others(flat, own, rows, comm)
-
-
-def _put_in_others(flat: Ints, own: Ints, rows: Rows, comm: Comm | None) -> None:
-    """Send own rows to all other ranks, and put in what they send."""
-    if comm is None:
-        return
-    width = _width(own)
-    end = np.cumsum(rows.count) * width
-    begin, packed, sent = end - rows.count * width, np.empty(end[-1], np.int64), own.reshape(-1).view(np.uint8)
-    others = [peer for peer in range(comm.size) if peer != comm.rank]
-    pieces = {peer: packed[begin[peer] : end[peer]].view(np.uint8) for peer in others}
+def _swap(own: Ints, packed: Ints, begin: Ints, count: Ints, comm: Comm) -> None:
+    """Send `own` to all other ranks; what each of them sends comes to begin[rank] in `packed`."""
+    peers = [peer for peer in range(comm.size) if peer != comm.rank]
     comm.exchange(
-        {peer: sent for peer in others if sent.size}, {peer: piece for peer, piece in pieces.items() if piece.size}
+        {peer: own.view(np.uint8) for peer in peers if own.size},
+        {peer: packed[begin[peer] : begin[peer] + count[peer]].view(np.uint8) for peer in peers if count[peer]},
     )
-    _put_in(packed, rows.runs, width, comm.rank, False, begin, flat)
-
-
-def _width(rows: Ints) -> int:
-    """How many numbers a row has."""
-    return int(np.prod(rows.shape[1:], dtype=np.int64))

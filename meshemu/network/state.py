@@ -21,6 +21,7 @@ __all__ = [
     "HELD_FIRST",
     "HELD_LAST",
     "HOPS",
+    "HORIZON",
     "INPUT",
     "INPUT_FIELDS",
     "LEAVES",
@@ -78,8 +79,9 @@ OPEN_FIRST, OPEN_POSITION, OPEN_IN, OPEN_OUT, OPEN_HEAD, OPEN_START, SHIFT, LINK
 
 # Entries of `State.scalar`: events in the heap, first free entry of `queue` and of `line`, next row of `Work.start`,
 # rows in the outbox, events for which the heap keeps room since their ops are not yet in it, ops on the stack, events
-# and packet hops done, of the rows in the outbox those at its front that say something of each rank (see `reach`).
-HEAP, QUEUE_FREE, LINE_FREE, NEXT_START, OUT, ROOM, DEPTH, EVENTS, HOPS, HEADERS, SCALARS = range(11)
+# and packet hops done, of the rows in the outbox those at its front that say something of each rank (see `reach`), the
+# time before which events run now.
+HEAP, QUEUE_FREE, LINE_FREE, NEXT_START, OUT, ROOM, DEPTH, EVENTS, HOPS, HEADERS, HORIZON, SCALARS = range(12)
 
 # Columns of `Network.branch` (see `branching`). Of a branch: the next branch that takes a copy of what enters this one;
 # `where` of the event of a packet that comes out of it, for all but the last packet and for the last one (that of a

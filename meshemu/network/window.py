@@ -16,7 +16,7 @@ import numpy as np
 
 from meshemu.comm import Comm
 from meshemu.network.engine import NO_ROWS, Region
-from meshemu.network.events import NEVER, Ints
+from meshemu.network.events import Ints
 
 __all__ = ["WindowCounts", "run_windows"]
 
@@ -35,36 +35,31 @@ def run_windows(region: Region, comm: Comm | None, lookahead_ps: int | None) -> 
     `lookahead_ps` > 0, or None if no link is cut: then nothing crosses and one window does.
     """
     windows, sent, busy_s = 0, 0, 0.0
-    effects, rows = [NEVER], NO_ROWS
-    while True:
+    rows, last = NO_ROWS, False
+    while not last:
         if comm is not None and lookahead_ps is not None:
-            outgoing = region.take_outgoing()
+            outgoing = region.outgoing()
             sent += len(outgoing) - comm.size
-            effects, rows = _exchange(comm, outgoing)
-        horizon = min(effects)
+            rows = _exchange(comm, outgoing)
         entered = time.thread_time()
-        region.run(horizon, rows)
+        last = region.run(rows)
         busy_s += time.thread_time() - entered
         windows += 1
-        if horizon == NEVER:
-            break
     region.finish()
     return WindowCounts(windows, sent, busy_s)
 
 
-def _exchange(comm: Comm, outgoing: Ints) -> tuple[list[int], Ints]:
-    """Send what crossed; returns the effect of every rank, what comes in counted, and what came in.
+def _exchange(comm: Comm, outgoing: Ints) -> Ints:
+    """Send what crossed; returns what came in.
 
     Every rank sends every other, ahead of the events, what it knows of all: its own effect, and for each other rank
-    that of the events for it. So all agree without another round.
+    that of the events for it. So all find the same horizon without another round.
     """
     n = comm.size
-    headers, events = outgoing[:n], outgoing[n:]
     told = [outgoing] * n
     if n > 2:
+        headers, events = outgoing[:n], outgoing[n:]
         told = [np.concatenate((headers, events[events[:, 4] == peer])) for peer in range(n)]
-    told[comm.rank] = headers
     heard = comm.all_to_all_rows(told)
-    effects = [min(known) for known in zip(*(part[:n, 5].tolist() for part in heard), strict=True)]
-    others = [part[n:] for peer, part in enumerate(heard) if peer != comm.rank]
-    return effects, others[0] if n == 2 else np.concatenate(others)
+    del heard[comm.rank]
+    return heard[0] if n == 2 else np.concatenate(heard)

@@ -26,6 +26,7 @@ __all__ = ["MpiComm", "abort", "as_comm", "raw_world", "world"]
 
 PIECE_BYTES = 2**30  # MPI counts are C ints in most libraries
 BYTES_TAG, ROWS_TAG = 1, 2
+FEW_ROWS = 1024  # a message of them is small: about 50 kB in the timing engine
 
 
 class MpiComm:
@@ -69,19 +70,25 @@ class MpiComm:
     def all_to_all_rows(self, rows: Sequence[NDArray[np.int64]]) -> list[NDArray[np.int64]]:
         """Rows that every rank sent to this one, in rank order.
 
-        One message per pair of ranks whose length the receiver probes, so that there is no separate round for counts:
-        a window of the timing engine costs a single latency.
+        Nobody is told how many there are: up to FEW_ROWS come in one message, of which the receiver sees the length, so
+        that a window of the timing engine costs a single latency; the rest follows where there is as much.
         """
-        buffers = [np.ascontiguousarray(part, np.int64) for part in rows]
-        columns = buffers[self._rank].shape[1]
-        peers = [peer for peer in range(self._size) if peer != self._rank]
-        requests = [self._comm.Isend([buffers[peer], self._mpi.INT64_T], dest=peer, tag=ROWS_TAG) for peer in peers]
-        received = list(buffers)
-        status = self._mpi.Status()
-        for peer in peers:
-            message = self._comm.Mprobe(source=peer, tag=ROWS_TAG, status=status)
-            received[peer] = np.empty((status.Get_count(self._mpi.INT64_T) // columns, columns), np.int64)
-            message.Recv([received[peer], self._mpi.INT64_T])
+        comm, integer, status, received = self._comm, self._mpi.INT64_T, self._mpi.Status(), list(rows)
+        columns = rows[self._rank].shape[1]
+        for shift in range(1, self._size):
+            to, source = (self._rank + shift) % self._size, (self._rank - shift) % self._size
+            few = np.empty((FEW_ROWS, columns), np.int64)
+            ends = [rows[to][:FEW_ROWS], integer], to, ROWS_TAG, [few, integer], source, ROWS_TAG
+            comm.Sendrecv(*ends, status)
+            received[source] = few[: status.Get_count(integer) // columns]
+        rest = {peer: part[FEW_ROWS:] for peer, part in enumerate(rows) if peer != self._rank and len(part) >= FEW_ROWS}
+        requests = [comm.Isend([part, integer], peer, ROWS_TAG) for peer, part in rest.items()]
+        for peer, few in enumerate(received):
+            if peer != self._rank and len(few) == FEW_ROWS:
+                message = comm.Mprobe(peer, ROWS_TAG, status)
+                more = np.empty((status.Get_count(integer) // columns, columns), np.int64)
+                message.Recv([more, integer])
+                received[peer] = np.concatenate((few, more))
         self._mpi.Request.Waitall(requests)
         return received
 
