@@ -5,11 +5,12 @@ Legend: log-probabilities ([N,] C, *S), targets ([N,] *S).
 
 import torch
 
-__all__ = ["nll_loss", "nll_loss_backward", "total_weight"]
+__all__ = ["MEAN", "NONE", "SUM", "nll_loss", "nll_loss_backward", "total_weight"]
 
 Tensor = torch.Tensor
 Range = tuple[int, int]
 aten = torch.ops.aten
+NONE, MEAN, SUM = 0, 1, 2  # values of `reduction`
 ELSEWHERE = -100
 """The target of a sample that is ignored, or whose class another block holds."""
 
@@ -43,7 +44,7 @@ def total_weight(
     says 0 where the reduction is none.
     """
     local = _local(target, ignore, inside, n_classes)
-    if reduction == 0:
+    if reduction == NONE:
         return torch.zeros((), dtype=dtype)
     held = local != ELSEWHERE
     each = held.to(dtype) if weight is None else torch.where(held, weight[local.clamp(min=0)], 0)

@@ -42,7 +42,7 @@ class WithoutValues(TorchFunctionMode):
         if func in FILLING and args[0].is_meta:
             return args[0]
         if getattr(func, "__module__", None) == init.__name__:
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+            return kwargs["tensor"]
         if func is Tensor.__getitem__ and args[0].is_meta and _is_selection(args[1]):
             return torch.empty((len(args[1]), *args[0].shape[1:]), dtype=args[0].dtype, device="meta")
         if func in RANDOM and kwargs.get("device") is None:

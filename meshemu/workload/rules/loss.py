@@ -10,14 +10,13 @@ from torch import fx
 
 from meshemu.workload import loss_kernels
 from meshemu.workload.layout import Layout
+from meshemu.workload.loss_kernels import MEAN, NONE, SUM
 from meshemu.workload.lowering import Lowering, base_name, operator_of
 from meshemu.workload.rules.cuts import Args, Kwargs, axes_of, rows_layout
 from meshemu.workload.rules.pointwise import pointwise, tensor_values
 from meshemu.workload.spmd import LocalRange, Value
 
 __all__ = ["RULES"]
-
-NONE, MEAN, SUM = 0, 1, 2
 
 
 def nll_loss(low: Lowering, node: fx.Node, args: Args, kwargs: Kwargs) -> Any:
