@@ -6,7 +6,8 @@ First lines: a new process until its first message is timed, with compiled code 
 processor time. First table, one core: packet-hops per second of whole calls (checks, routes, event loop, results) in
 processor time, beside a heapq loop in plain Python (`meshemu.network.reference`) and, where they are installed, simpy
 and SimGrid. These run a part of the messages where all would take too long. In back-pressure mode, which they do not
-have, a packet is a flit. Second table: the same calls over MPI ranks, in wall time.
+have, a packet is a flit. Second table: the same calls over MPI ranks, in wall time, all numbers of ranks in turn in one
+run; `x`: how many times as fast as on the fewest ranks.
 
 SimGrid runs its flow model CM02 with all corrections off: a message is one flow that shares links max-min, with the sum
 of their latencies before it. There are no packets; its column counts those that the engine would have moved.
@@ -37,6 +38,7 @@ from meshemu.network import MessageTimes, Timing, simulate_messages, time_progra
 from meshemu.network.reference import Reference, ReferenceLink, ReferenceOp
 from meshemu.network.results import EngineCounters
 from meshemu.program.ir import Program
+from meshemu.runtime.mpi import as_comm, raw_world
 
 Result = MessageTimes | Timing
 
@@ -317,38 +319,51 @@ def one_core(names: Iterable[str], repeat: int) -> None:
 
 
 def over_ranks(names: Iterable[str], n_ranks: Iterable[int], repeat: int) -> None:
-    """Print the table of strong scaling; each line is a run of this script under mpirun."""
+    """Print the table of strong scaling; the lines of a case are one run of this script under mpirun."""
     mpirun = Path(sys.executable).with_name("mpirun")
     launcher = str(mpirun) if mpirun.exists() else "mpirun"
-    row = "{:<42}{:>6}{:>10}{:>10}{:>10}{:>9}{:>11}{:>10}"
-    heads = ["ranks", "call s", "loop s", "busy s", "windows", "imbalance", "memory"]
-    print("\n" + row.format("case", *heads))
+    numbers = sorted(set(n_ranks))
+    heads = ["best s", "loop s", "busy s", "windows", "imbalance", "memory", "median s", "x best", "x median"]
+    print(f"\n{'case':<42}{'ranks':>6}" + "".join(f"{head:>10}" for head in heads))
     for name in names:
-        for n in n_ranks:
-            command = [launcher, "-n", str(n), sys.executable, __file__, "--worker", name, "--repeat", str(repeat)]
-            subprocess.run(command, check=True)
+        options = ["--worker", name, "--repeat", str(repeat), "--ranks", *map(str, numbers)]
+        subprocess.run([launcher, "-n", str(numbers[-1]), sys.executable, __file__, *options], check=True)
 
 
-def worker(name: str, repeat: int) -> None:
-    """One line of the table: call s, in all; loop s, in windows; busy s, processor time of the busiest rank in the
-    event loop; the most memory that a rank used.
+def worker(name: str, n_ranks: list[int], repeat: int) -> None:
+    """The lines of a case: all numbers of ranks in turn, as often as is asked, so that they share good and bad minutes.
+
+    Of the fastest call: seconds in all; loop, in windows; busy, processor time of the busiest rank in the event loop.
+    The most memory of a rank that ran with no fewer ranks. The median call. How many times as fast as the fewest ranks,
+    by the best calls, and the median of what neighbouring calls give.
     """
-    from meshemu.runtime.mpi import world
-
-    comm = world()
+    everyone = raw_world()
+    ranks = {n: as_comm(everyone.Split(color=int(everyone.rank >= n), key=everyone.rank)) for n in n_ranks}
     case = (CASES | LARGE)[name]()
-
-    def call() -> Result:
-        comm.barrier()
-        return case.run(comm)
-
-    counters, seconds = best(repeat, time.perf_counter, call)
-    most = comm.max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-    if comm.rank == 0:
-        row = "{:<42}{:>6}{:>10.3f}{:>10.3f}{:>10.3f}{:>9}{:>11.2f}{:>8.2f}G"
-        busy = max(rank.busy_s for rank in counters.ranks)
-        figures = [seconds, counters.wall_s, busy, counters.windows, counters.imbalance, most / 2**20]
-        print(row.format(case.name, comm.size, *figures), flush=True)
+    calls: dict[int, list[tuple[float, EngineCounters]]] = {n: [] for n in n_ranks}
+    for turn in range(repeat + 1):
+        for n, comm in ranks.items():
+            if everyone.rank < n:
+                began = time.perf_counter()
+                counters = case.run(comm).counters
+                if turn > 0:  # the first loads or compiles
+                    calls[n].append((time.perf_counter() - began, counters))
+            done = everyone.Ibarrier()
+            while not done.Test():  # asleep: a rank that waits would take the memory's time from those that run
+                time.sleep(0.001)
+    memory = everyone.gather(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    if everyone.rank > 0:
+        return
+    seconds = {n: np.array([one for one, _ in calls[n]]) for n in n_ranks}
+    fewest = seconds[n_ranks[0]]
+    for n in n_ranks:
+        call_s, counters = min(calls[n], key=lambda one: one[0])
+        busy_s = max(rank.busy_s for rank in counters.ranks)
+        figures = [f"{one:.3f}" for one in (call_s, counters.wall_s, busy_s)]
+        figures += [str(counters.windows), f"{counters.imbalance:.2f}", f"{memory[n - 1] / 2**20:.2f}G"]
+        figures += [f"{np.median(seconds[n]):.3f}", f"{fewest.min() / call_s:.2f}"]
+        figures += [f"{np.median(fewest / seconds[n]):.2f}"]
+        print(f"{case.name:<42}{n:>6}" + "".join(f"{figure:>10}" for figure in figures), flush=True)
 
 
 def main() -> None:
@@ -360,7 +375,7 @@ def main() -> None:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        worker(arguments.worker, arguments.repeat)
+        worker(arguments.worker, arguments.ranks, arguments.repeat)
         return
     if arguments.over_ranks:
         over_ranks(arguments.over_ranks, arguments.ranks, arguments.repeat)
