@@ -28,11 +28,11 @@ UNMEASURED = DeviceSpec(
 
 
 def core(rows: Sequence[Measured]) -> DeviceSpec:
-    """A core with the best rates that the rows show, so that no op of theirs is faster than its roofline."""
+    """A core with the best rates that the rows show, rounded up, so that no op of theirs is faster than its roofline."""
     known = [row for row in rows if row.time_ps > 0 and row.number_format]
 
     def best(amounts: list[tuple[int, int]], least: int) -> int:
-        return max((amount * 10**12 // time_ps for amount, time_ps in amounts), default=least) or least
+        return max((-(-amount * 10**12 // time_ps) for amount, time_ps in amounts), default=least) or least
 
     matrix = [(row.flops, row.time_ps) for row in known if row.op_class in MATRIX]
     vector = [(row.flops, row.time_ps) for row in known if row.op_class not in MATRIX]
