@@ -38,10 +38,10 @@ def test_only_kernels_are_compiled_for_python():
 
 def test_parts_of_kernels_run_from_python():
     """They have no entry from Python: what is called there is the plain function."""
-    events, scalar = [0] * (3 * EVENT), [0] * SCALARS
+    events, scalar = [[0] * EVENT for _ in range(3)], [0] * SCALARS
     for time in (30, 10, 20):
         heap.push(events, scalar, time, 1, 2, 3)
-    assert scalar[HEAP] == 3 and events[:EVENT] == [10, 1, 2, 3]
+    assert scalar[HEAP] == 3 and events[0] == [10, 1, 2, 3]
 
 
 @pytest.mark.parametrize("misses, expected", [(1, compiling.NOTICE + "\n"), (0, "")])

@@ -16,7 +16,7 @@ from meshemu.hardware import System
 from meshemu.mesh import flatten
 from meshemu.network import simulate_messages, time_program
 from meshemu.network.engine import NO_ROWS, Region
-from meshemu.network.events import EVENT, HEADER, NEVER
+from meshemu.network.events import HEADER, NEVER
 from meshemu.network.results import EngineCounters, RankCounters
 from meshemu.network.state import HORIZON
 from meshemu.program.builder import ProgramBuilder
@@ -252,7 +252,7 @@ def test_more_rows_come_in_at_once_than_a_rank_has_room_for():
     run = Region.run
 
     def counted(region, rows=NO_ROWS):
-        came.append((len(rows), len(region.state.heap) // EVENT))
+        came.append((len(rows), len(region.state.heap)))
         return run(region, rows)
 
     with mock.patch.object(Region, "run", counted):

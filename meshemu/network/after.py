@@ -9,7 +9,7 @@ the end of a Program. It is never less than one lookahead, which serves where no
 import numpy as np
 
 from meshemu.comm import Comm
-from meshemu.network.compiled import kernel
+from meshemu.network.compiled import at, kernel
 from meshemu.network.events import BRANCH, KIND_BITS, KIND_MASK, Ints
 from meshemu.network.ops import RECV, SEND
 from meshemu.network.reach import FAR, message_effect
@@ -27,22 +27,22 @@ def _walk_back(network: Network, work: Work, felt: Ints) -> None:
     """
     after = work.after
     for op in range(len(felt) - 1, -1, -1):
-        soonest = FAR
-        for entry in range(work.successor_ptr[op], work.successor_ptr[op + 1]):
-            successor = work.successor[entry]
-            soonest = min(soonest, felt[successor] if successor > op else network.lookahead)
-        after[op] = soonest
-        if work.kind[op] == SEND:
-            message = work.message[op]
-            size, where, recv_op = work.size[message], work.where[message], work.recv_op[message]
-            felt[op] = network.lookahead
+        i, soonest = at(op), FAR
+        for entry in range(work.successor_ptr[i], work.successor_ptr[at(op + 1)]):
+            successor = work.successor[at(entry)]
+            soonest = min(soonest, felt[at(successor)] if successor > op else network.lookahead)
+        after[i] = soonest
+        if work.kind[i] == SEND:
+            message = work.message[i]
+            size, where, recv_op = work.size[at(message)], work.where[at(message)], work.recv_op[at(message)]
+            felt[i] = network.lookahead
             if where & KIND_MASK < BRANCH:
-                after_recv = after[recv_op] if recv_op > op else network.lookahead
-                felt[op] = message_effect(network, work, message, where >> KIND_BITS, size, soonest, after_recv)
-        elif work.kind[op] == RECV:
-            felt[op] = soonest
+                after_recv = after[at(recv_op)] if recv_op > op else network.lookahead
+                felt[i] = message_effect(network, work, message, where >> KIND_BITS, size, soonest, after_recv)
+        elif work.kind[i] == RECV:
+            felt[i] = soonest
         else:
-            felt[op] = min(FAR, work.duration[op] + soonest)
+            felt[i] = min(FAR, work.duration[i] + soonest)
 
 
 def find_after(network: Network, work: Work, crossing: Ints, rank: int, comm: Comm | None) -> None:

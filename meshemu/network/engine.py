@@ -72,7 +72,7 @@ class Region:
             start=self.op_start[first_own:],
             end=self.op_end[first_own:],
             busy_bins=np.zeros((n_links, n_bins), np.int64),
-            heap=np.empty(EVENT * (n_ops + 1024), np.int64),
+            heap=np.empty((n_ops + 1024, EVENT), np.int64),
             out=np.empty((1024 + n_ranks, ROW), np.int64),
             queue=_chained(np.empty((1024, 2), np.int64), 0),
             line=_chained(np.empty((1024, 5), np.int64), 0),
@@ -124,8 +124,8 @@ class Region:
         state = self.state
         needed = int(state.scalar[fields.HEAP] + state.scalar[fields.ROOM]) + n_rows + kernels.EVENTS_OF_ONE
         heap, out, queue, line = state.heap, state.out, state.queue, state.line
-        if EVENT * needed > len(heap):
-            heap = _enlarged(heap, 2 * EVENT * needed)
+        if needed > len(heap):
+            heap = _enlarged(heap, 2 * needed)
         if state.scalar[fields.OUT] + kernels.ROWS_OF_ONE > len(out):
             out = _enlarged(out, 2 * len(out))
         if state.scalar[fields.QUEUE_FREE] < 0:

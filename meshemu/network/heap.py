@@ -1,11 +1,11 @@
-"""A binary heap of events in one flat array, compiled; ordered by (time, key).
+"""A binary heap of events in one array, compiled; ordered by (time, key).
 
-An event is four numbers, time, key, where and tail (see `events`). scalar[HEAP] is the number of events. The caller
-sees to it that the array has room.
+An event is a row [time, key, where, tail] (see `events`). scalar[HEAP] is the number of events. The caller sees to it
+that the array has room.
 """
 
-from meshemu.network.compiled import compiled
-from meshemu.network.events import EVENT, Ints
+from meshemu.network.compiled import at, compiled
+from meshemu.network.events import Ints
 from meshemu.network.state import HEAP
 
 __all__ = ["pop", "push", "replace"]
@@ -14,19 +14,23 @@ __all__ = ["pop", "push", "replace"]
 @compiled
 def _earlier(heap: Ints, child: int) -> int:
     """Whichever of a child and its right neighbour is first; branch-free, since no predictor guesses it."""
-    left, right = EVENT * child, EVENT * child + EVENT
-    tie = (heap[right] == heap[left]) & (heap[right + 1] < heap[left + 1])
-    return child + int((heap[right] < heap[left]) | tie)
+    left, right = heap[at(child)], heap[at(child + 1)]
+    tie = (right[0] == left[0]) & (right[1] < left[1])
+    return child + int((right[0] < left[0]) | tie)
 
 
 @compiled
 def _move(heap: Ints, source: int, target: int) -> None:
-    """Copy the event at index `source` to index `target`."""
-    a, b = EVENT * source, EVENT * target
-    heap[b] = heap[a]
-    heap[b + 1] = heap[a + 1]
-    heap[b + 2] = heap[a + 2]
-    heap[b + 3] = heap[a + 3]
+    """Copy the event at `source` to `target`."""
+    a, b = heap[at(source)], heap[at(target)]
+    b[0], b[1], b[2], b[3] = a[0], a[1], a[2], a[3]
+
+
+@compiled
+def _place(heap: Ints, hole: int, time: int, key: int, where: int, tail: int) -> None:
+    """Note an event at `hole`."""
+    event = heap[at(hole)]
+    event[0], event[1], event[2], event[3] = time, key, where, tail
 
 
 @compiled
@@ -34,16 +38,12 @@ def _rise(heap: Ints, hole: int, time: int, key: int, where: int, tail: int) -> 
     """Place an event at the hole or, where it is earlier than what lies above, higher up."""
     while hole > 0:
         parent = (hole - 1) >> 1
-        above = heap[EVENT * parent]
-        if above < time or (above == time and heap[EVENT * parent + 1] < key):
+        above = heap[at(parent)]
+        if above[0] < time or (above[0] == time and above[1] < key):
             break
         _move(heap, parent, hole)
         hole = parent
-    at = EVENT * hole
-    heap[at] = time
-    heap[at + 1] = key
-    heap[at + 2] = where
-    heap[at + 3] = tail
+    _place(heap, hole, time, key, where, tail)
 
 
 @compiled
@@ -68,8 +68,8 @@ def pop(heap: Ints, scalar: Ints) -> None:
             child = _earlier(heap, child)
         _move(heap, child, hole)
         hole, child = child, 2 * child + 1
-    last = EVENT * n
-    _rise(heap, hole, heap[last], heap[last + 1], heap[last + 2], heap[last + 3])
+    last = heap[at(n)]
+    _rise(heap, hole, last[0], last[1], last[2], last[3])
 
 
 @compiled
@@ -80,13 +80,9 @@ def replace(heap: Ints, scalar: Ints, time: int, key: int, where: int, tail: int
     while child < n:
         if child + 1 < n:
             child = _earlier(heap, child)
-        at = EVENT * child
-        if time < heap[at] or (time == heap[at] and key < heap[at + 1]):
+        below = heap[at(child)]
+        if time < below[0] or (time == below[0] and key < below[1]):
             break
         _move(heap, child, hole)
         hole, child = child, 2 * child + 1
-    at = EVENT * hole
-    heap[at] = time
-    heap[at + 1] = key
-    heap[at + 2] = where
-    heap[at + 3] = tail
+    _place(heap, hole, time, key, where, tail)

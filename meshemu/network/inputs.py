@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from meshemu.mesh import Routes, cut_links
 from meshemu.network.branches import owned
-from meshemu.network.compiled import kernel, writable
+from meshemu.network.compiled import copy, kernel, writable
 from meshemu.network.events import EVENT, KIND_BITS, PACKET_BITS, SINGLE, Ints
 from meshemu.network.prepare import Job
 from meshemu.network.reach import find_reach
@@ -128,14 +128,14 @@ def _gather(
     at = 0
     for run in range(len(runs)):
         if runs[run, 2] == rank:
-            first, n = runs[run, 0], runs[run, 1] - runs[run, 0]
-            for i in range(n):
-                own_kind[at + i] = kind[first + i]
-                own_device[at + i] = device[first + i]
-                own_unit[at + i] = unit[first + i]
-                own_duration[at + i] = duration[first + i]
-                own_message[at + i] = message[first + i]
-            at += n
+            first, behind = runs[run, 0], runs[run, 1]
+            end = at + behind - first
+            copy(kind[first:behind], own_kind[at:end])
+            copy(device[first:behind], own_device[at:end])
+            copy(unit[first:behind], own_unit[at:end])
+            copy(duration[first:behind], own_duration[at:end])
+            copy(message[first:behind], own_message[at:end])
+            at = end
 
 
 def _ops_of(job: Job, share: Share, rank: int) -> tuple[NDArray[Any], ...]:

@@ -6,13 +6,12 @@ again, uncompiled and event by event. What makes it fast has modules of its own:
 """
 
 from meshemu.network.branching import enter_branch, meet
-from meshemu.network.compiled import compiled, kernel
+from meshemu.network.compiled import at, compiled, kernel
 from meshemu.network.events import (
     ARRIVED,
     BRANCH,
     CUT,
     CUT_KEYS,
-    EVENT,
     HEADER,
     KIND_BITS,
     KIND_MASK,
@@ -100,11 +99,11 @@ def _hand_on(
 
     root: whether the event that is being run is still the root of the heap. last_time: of the train's last packet.
     """
-    link_id, following = network.route_links[position], network.route_links[position + 1]
+    link_id, following = network.route_links[at(position)], network.route_links[at(position + 1)]
     where = (position + 1) << KIND_BITS | kind
-    if network.owner[following] != rank:
-        send_out(state.out, state.scalar, time, key, where, tail, network.owner[following])
-    elif not join_line(state.link[link_id], state.line, state.scalar, time, key, where, tail, last_time):
+    if network.owner[at(following)] != rank:
+        send_out(state.out, state.scalar, time, key, where, tail, network.owner[at(following)])
+    elif not join_line(state.link[at(link_id)], state.line, state.scalar, time, key, where, tail, last_time):
         if root:
             replace(state.heap, state.scalar, time, key, where, tail)
         else:
@@ -119,15 +118,16 @@ def _message(
     key: int,
 ) -> bool:
     """A message enters its first link, all packets at once; all but the last go on as a train."""
-    link_id, message = network.route_links[position], key >> PACKET_BITS
-    num, den, latency = network.num[link_id], network.den[link_id], network.latency[link_id]
-    size = work.size[message]
+    link_id, message = network.route_links[at(position)], key >> PACKET_BITS
+    link = at(link_id)
+    num, den, latency = network.num[link], network.den[link], network.latency[link]
+    size = work.size[at(message)]
     whole = (size - 1) // packet_bytes
-    start = max(time, state.link[link_id, FREE])
+    start = max(time, state.link[link, FREE])
     end = start + serialisation(size, num, den)
-    state.depart[message] = start
+    state.depart[at(message)] = start
     enter(state, link_id, time, start, end, size, whole + 1)
-    if network.route_links[position + 1] >= 0:
+    if network.route_links[at(position + 1)] >= 0:
         last = start + serialisation(whole * packet_bytes, num, den) + latency
         if whole == 1:
             root = _hand_on(network, state, rank, root, position, start + latency, key, SINGLE, last, start + latency)
@@ -147,10 +147,10 @@ def _train(
 
     Returns whether the root stays; the train is open afterwards if it was opened.
     """
-    link_id = network.route_links[position]
-    link, latency = state.link[link_id], network.latency[link_id]
-    last, packet = (work.size[key >> PACKET_BITS] - 1) // packet_bytes, key & PACKET_MASK
-    ends_here = network.route_links[position + 1] < 0
+    link_id = network.route_links[at(position)]
+    link, latency = state.link[at(link_id)], network.latency[at(link_id)]
+    last, packet = (work.size[at(key >> PACKET_BITS)] - 1) // packet_bytes, key & PACKET_MASK
+    ends_here = network.route_links[at(position + 1)] < 0
     if link[RESTS] > 0 or last - packet < SHORTEST or (latency == 0 and not ends_here):
         return root
     if link[SHY] > 0:
@@ -162,7 +162,7 @@ def _train(
         return root
     open_train(network, link, packet_bytes, key, position, time, start, into, spacing)
     if not ends_here:
-        num, den = network.num[spacing], network.den[spacing]
+        num, den = network.num[at(spacing)], network.den[at(spacing)]
         final = link[OPEN_START] + serialisation((last - 1) * packet_bytes, num, den)
         root = _hand_on(
             network, state, rank, root, position, start + latency, key, TRAIN, spacing, final + latency
@@ -176,14 +176,15 @@ def _packet(
     key: int, tail: int,
 ) -> bool:
     """One packet enters a link that is not the first of its message; its tail comes in at `tail`."""
-    link_id = network.route_links[position]
-    num, den, latency = network.num[link_id], network.den[link_id], network.latency[link_id]
+    link_id = network.route_links[at(position)]
+    link = at(link_id)
+    num, den, latency = network.num[link], network.den[link], network.latency[link]
     begin = (key & PACKET_MASK) * packet_bytes
-    stop = min(begin + packet_bytes, work.size[key >> PACKET_BITS])
-    start = max(time, state.link[link_id, FREE])
+    stop = min(begin + packet_bytes, work.size[at(key >> PACKET_BITS)])
+    start = max(time, state.link[link, FREE])
     end = max(start + serialisation(stop, num, den) - serialisation(begin, num, den), tail)
     enter(state, link_id, time, start, end, stop - begin, 1)
-    if network.route_links[position + 1] >= 0:
+    if network.route_links[at(position + 1)] >= 0:
         head = start + latency
         root = _hand_on(network, state, rank, root, position, head, key, SINGLE, end + latency, head)
     return root
@@ -197,7 +198,8 @@ def run(network: Network, work: Work, state: State, rows: Ints, packet_bytes: in
     several ranks it says, when it is done, when others can feel what is pending.
     """
     heap, out, scalar, starts = state.heap, state.out, state.scalar, work.start
-    heap_room, out_room = len(heap) // EVENT - EVENTS_OF_ONE, len(out) - ROWS_OF_ONE
+    top = heap[0]
+    heap_room, out_room = len(heap) - EVENTS_OF_ONE, len(out) - ROWS_OF_ONE
     if scalar[HEAP] + scalar[ROOM] + len(rows) > heap_room:
         return NO_ROOM
     _accept(work, state, rows)
@@ -207,13 +209,13 @@ def run(network: Network, work: Work, state: State, rows: Ints, packet_bytes: in
         root = n > 0
         if next_start < len(starts):
             time = starts[next_start, 0]
-            root = root and (heap[0] < time or (heap[0] == time and heap[1] < starts[next_start, 1]))
+            root = root and (top[0] < time or (top[0] == time and top[1] < starts[next_start, 1]))
             if not root:
                 key, where, tail = starts[next_start, 1], starts[next_start, 2], starts[next_start, 3]
         elif not root:
             break
         if root:  # the event stays at the root of the heap, where it is in nobody's way, until another replaces it
-            time, key, where, tail = heap[0], heap[1], heap[2], heap[3]
+            time, key, where, tail = top[0], top[1], top[2], top[3]
         if time >= horizon:
             break
         full = n + scalar[ROOM] > heap_room or scalar[OUT] > out_room
@@ -230,8 +232,8 @@ def run(network: Network, work: Work, state: State, rows: Ints, packet_bytes: in
             scalar[EVENTS] += 1
             meet(network, work, state, packet_bytes, position, time, key, kind, tail)
             continue
-        link_id = network.route_links[position]
-        link = state.link[link_id]
+        link_id = network.route_links[at(position)]
+        link = state.link[at(link_id)]
         back = network.route_links[position - 1]  # -1 or another route's last link at the first link of a message
         if link[OPEN] != NONE and not settle(network, work, state, packet_bytes, link_id, time, key):
             return FULL
@@ -256,15 +258,15 @@ def run(network: Network, work: Work, state: State, rows: Ints, packet_bytes: in
             continue
 
         message = key >> PACKET_BITS
-        first = where == work.where[message]
+        first = where == work.where[at(message)]
         if first:
             root = _message(network, work, state, packet_bytes, rank, root, position, time, key)
-            key += (work.size[message] - 1) // packet_bytes
+            key += (work.size[at(message)] - 1) // packet_bytes
         else:
             if kind == REST:
                 link[RESTS] -= 1
-            elif network.owner[back] == rank:
-                root = not follow(state.link[back], state.line, heap, scalar)
+            elif network.owner[at(back)] == rank:
+                root = not follow(state.link[at(back)], state.line, heap, scalar)
             if kind != SINGLE:
                 root = _train(network, work, state, packet_bytes, rank, root, position, time, key, tail)
                 if link[OPEN] != NONE:
@@ -272,9 +274,9 @@ def run(network: Network, work: Work, state: State, rows: Ints, packet_bytes: in
                         pop(heap, scalar)
                     continue
                 into, sent = tail, (key & PACKET_MASK) * packet_bytes
-                num, den = network.num[into], network.den[into]
+                num, den = network.num[at(into)], network.den[at(into)]
                 tail = time + serialisation(sent + packet_bytes, num, den) - serialisation(sent, num, den)
-                if sent + 2 * packet_bytes < work.size[message]:
+                if sent + 2 * packet_bytes < work.size[at(message)]:
                     link[RESTS] += 1
                     rest = position << KIND_BITS | REST
                     if root:
@@ -286,14 +288,15 @@ def run(network: Network, work: Work, state: State, rows: Ints, packet_bytes: in
         if root:
             pop(heap, scalar)
         end = link[FREE]
-        if network.route_links[position + 1] < 0 and ((key & PACKET_MASK) + 1) * packet_bytes >= work.size[message]:
-            arrival = end + network.latency[link_id]
-            if work.dst_owner[message] == rank:
+        ends_here = network.route_links[at(position + 1)] < 0
+        if ends_here and ((key & PACKET_MASK) + 1) * packet_bytes >= work.size[at(message)]:
+            arrival = end + network.latency[at(link_id)]
+            if work.dst_owner[at(message)] == rank:
                 arrive(work, state, message, arrival)
             else:
                 send_out(out, scalar, arrival, message, ARRIVED, arrival, work.dst_owner[message])
-        if first and work.send_op[message] >= 0:
-            end_op(work, state, work.send_op[message], end)
+        if first and work.send_op[at(message)] >= 0:
+            end_op(work, state, work.send_op[at(message)], end)
     if scalar[HEADERS] > 0:
         foresee(network, work, state, packet_bytes, rank)
     return horizon

@@ -1,6 +1,6 @@
 """What a link notes of the packets that enter it: how many wait, and when it is busy. Compiled."""
 
-from meshemu.network.compiled import compiled, kernel
+from meshemu.network.compiled import at, compiled, kernel
 from meshemu.network.events import Ints
 from meshemu.network.state import (
     BUSY,
@@ -31,7 +31,7 @@ def _widen_bins(link: Ints, bins: Ints, shift: int) -> None:
     for b in range(1, len(bins)):
         busy = bins[b]
         bins[b] = 0
-        bins[b >> merge] += busy
+        bins[at(b >> merge)] += busy
 
 
 @kernel
@@ -52,7 +52,7 @@ def add_busy(link: Ints, bins: Ints, start: int, end: int) -> None:
     while start < end:
         edge = (b + 1) << shift
         stop = min(edge, end)
-        bins[b] += stop - start
+        bins[at(b)] += stop - start
         start = stop
         b += 1
 
@@ -66,23 +66,23 @@ def enqueue(link: Ints, queue: Ints, free: int, arrival: int, start: int) -> int
     """
     if start == arrival:
         if link[QUEUE] > 0:
-            queue[link[QUEUE_TAIL], 0] = free
+            queue[at(link[QUEUE_TAIL]), 0] = free
             free = link[QUEUE_HEAD]
             link[QUEUE] = 0
         return free
-    while link[QUEUE] > 0 and queue[link[QUEUE_HEAD], 1] <= arrival:
+    while link[QUEUE] > 0 and queue[at(link[QUEUE_HEAD]), 1] <= arrival:
         first = link[QUEUE_HEAD]
-        link[QUEUE_HEAD] = queue[first, 0]
-        queue[first, 0] = free
+        link[QUEUE_HEAD] = queue[at(first), 0]
+        queue[at(first), 0] = free
         free = first
         link[QUEUE] -= 1
     entry = free
-    free = queue[entry, 0]
-    queue[entry, 1] = start
+    free = queue[at(entry), 0]
+    queue[at(entry), 1] = start
     if link[QUEUE] == 0:
         link[QUEUE_HEAD] = entry
     else:
-        queue[link[QUEUE_TAIL], 0] = entry
+        queue[at(link[QUEUE_TAIL]), 0] = entry
     link[QUEUE_TAIL] = entry
     link[QUEUE] += 1
     if link[QUEUE] > link[QUEUE_MAX]:
@@ -93,7 +93,7 @@ def enqueue(link: Ints, queue: Ints, free: int, arrival: int, start: int) -> int
 @compiled
 def enter(state: State, link_id: int, time: int, start: int, end: int, size: int, packets: int) -> None:
     """Note that packets of together `size` bytes, whose head came in at `time`, keep a link busy from start to end."""
-    link, scalar = state.link[link_id], state.scalar
+    link, scalar = state.link[at(link_id)], state.scalar
     link[FREE] = end
     link[CARRIED] += size
     link[BUSY] += end - start
@@ -102,4 +102,4 @@ def enter(state: State, link_id: int, time: int, start: int, end: int, size: int
     scalar[HOPS] += packets
     scalar[QUEUE_FREE] = enqueue(link, state.queue, scalar[QUEUE_FREE], time, start)
     if state.busy_bins.shape[1] > 0:
-        add_busy(link, state.busy_bins[link_id], start, end)
+        add_busy(link, state.busy_bins[at(link_id)], start, end)

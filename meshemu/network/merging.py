@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.comm import Comm
-from meshemu.network.compiled import kernel, writable
+from meshemu.network.compiled import copy, kernel, writable
 from meshemu.network.events import Ints
 
 __all__ = ["Rows", "merge_rows", "rows_of"]
@@ -48,10 +48,9 @@ def _take_out(values: Ints, runs: Ints, width: int, rank: int, own: Ints) -> Non
     at = 0
     for run in range(len(runs)):
         if runs[run, 2] == rank:
-            first, n = runs[run, 0] * width, (runs[run, 1] - runs[run, 0]) * width
-            for i in range(n):
-                own[at + i] = values[first + i]
-            at += n
+            source = values[runs[run, 0] * width : runs[run, 1] * width]
+            copy(source, own[at : at + len(source)])
+            at += len(source)
 
 
 @kernel
@@ -62,12 +61,11 @@ def _put_in(packed: Ints, runs: Ints, width: int, rank: int, own: bool, begin: I
     row stands there before its place.
     """
     for run in range(len(runs)):
-        owner, first = runs[run, 2], runs[run, 0] * width
+        owner = runs[run, 2]
         if (owner == rank) == own:
-            at, n = begin[owner], (runs[run, 1] - runs[run, 0]) * width
-            for i in range(n):
-                values[first + i] = packed[at + i]
-            begin[owner] += n
+            target = values[runs[run, 0] * width : runs[run, 1] * width]
+            copy(packed[begin[owner] : begin[owner] + len(target)], target)
+            begin[owner] += len(target)
 
 
 def rows_of(vertex: Ids, rank_of_vertex: Ids, n_ranks: int) -> Rows:

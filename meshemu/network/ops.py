@@ -6,7 +6,7 @@ The end of an op or of a message is known when it starts, so it is passed on at 
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.network.compiled import compiled, kernel
+from meshemu.network.compiled import at, compiled, kernel
 from meshemu.network.events import OP_KEYS, PACKET_BITS
 from meshemu.network.heap import push
 from meshemu.network.state import DEPTH, ROOM, State, Work
@@ -19,18 +19,18 @@ SEND, RECV = 1, 2  # values of program.OpKind, as constants that the compiler se
 @compiled
 def _release(work: Work, state: State, op: int) -> None:
     """An op has nothing left to wait for: give it to its unit or to the network, or end it."""
-    kind, time, scalar = work.kind[op], state.ready[op], state.scalar
-    state.start[op] = time
-    message = work.message[op]
+    scalar, i = state.scalar, at(op)
+    kind, time, message = work.kind[i], state.ready[i], work.message[i]
+    state.start[i] = time
     if kind == SEND:
         scalar[ROOM] -= 1
-        push(state.heap, scalar, time, work.flow[message] << PACKET_BITS, work.where[message], time)
-    elif kind != RECV and work.duration[op] > 0 and work.unit[op] >= 0:
+        push(state.heap, scalar, time, work.flow[at(message)] << PACKET_BITS, work.where[at(message)], time)
+    elif kind != RECV and work.duration[i] > 0 and work.unit[i] >= 0:
         scalar[ROOM] -= 1
         push(state.heap, scalar, time, op - OP_KEYS, op, time)
     else:
-        state.end[op] = max(time, state.arrival[message]) if kind == RECV else time + work.duration[op]
-        state.stack[scalar[DEPTH]] = op
+        state.end[i] = max(time, state.arrival[at(message)]) if kind == RECV else time + work.duration[i]
+        state.stack[at(scalar[DEPTH])] = op
         scalar[DEPTH] += 1
 
 
@@ -40,13 +40,14 @@ def _pass_on(work: Work, state: State) -> None:
     scalar = state.scalar
     while scalar[DEPTH] > 0:
         scalar[DEPTH] -= 1
-        op = state.stack[scalar[DEPTH]]
-        end = state.end[op]
-        for entry in range(work.successor_ptr[op], work.successor_ptr[op + 1]):
-            successor = int(work.successor[entry])
-            state.ready[successor] = max(state.ready[successor], end)
-            state.waiting[successor] -= 1
-            if state.waiting[successor] == 0:
+        op = state.stack[at(scalar[DEPTH])]
+        end = state.end[at(op)]
+        for entry in range(work.successor_ptr[at(op)], work.successor_ptr[at(op + 1)]):
+            successor = int(work.successor[at(entry)])
+            i = at(successor)
+            state.ready[i] = max(state.ready[i], end)
+            state.waiting[i] -= 1
+            if state.waiting[i] == 0:
                 _release(work, state, successor)
 
 
@@ -61,7 +62,7 @@ def begin(work: Work, state: State, first: NDArray[np.int32]) -> None:
 @compiled
 def end_op(work: Work, state: State, op: int, end: int) -> None:
     """Record when an op ends and pass it on."""
-    state.end[op] = end
+    state.end[at(op)] = end
     state.stack[0] = op
     state.scalar[DEPTH] = 1
     _pass_on(work, state)
@@ -72,25 +73,26 @@ def start_op(work: Work, state: State, op: int, time: int) -> None:
     """An op takes its unit at `time` or, if that is still busy, as soon as it is free; of several alike, the first that
     is.
     """
-    free, unit = state.unit_free[work.device[op]], work.unit[op]
+    i = at(op)
+    free, unit = state.unit_free[at(work.device[i])], work.unit[i]
     if unit == 0:
         for other in range(1, work.combining):
-            if free[other] < free[unit]:
+            if free[at(other)] < free[at(unit)]:
                 unit = other
-    start = max(time, free[unit])
-    end = start + work.duration[op]
-    free[unit] = end
-    state.start[op] = start
+    start = max(time, free[at(unit)])
+    end = start + work.duration[i]
+    free[at(unit)] = end
+    state.start[i] = start
     end_op(work, state, op, end)
 
 
 @compiled
 def arrive(work: Work, state: State, message: int, time: int) -> None:
     """A message has arrived at a device of this rank."""
-    state.arrival[message] = time
-    op = work.recv_op[message]
+    state.arrival[at(message)] = time
+    op = work.recv_op[at(message)]
     if op >= 0:
-        state.waiting[op] -= 1
-        if state.waiting[op] == 0:
+        state.waiting[at(op)] -= 1
+        if state.waiting[at(op)] == 0:
             _release(work, state, op)
             _pass_on(work, state)

@@ -5,7 +5,7 @@ one event per link, not one per packet that waits. Whenever an event from a line
 place; so each event that stands in a line has an earlier one of that line in the heap.
 """
 
-from meshemu.network.compiled import compiled
+from meshemu.network.compiled import at, compiled
 from meshemu.network.events import Ints
 from meshemu.network.heap import push, replace
 from meshemu.network.state import (
@@ -36,12 +36,13 @@ def join_line(
     if not joins:
         link[LINE_HEAP] += 1
         return False
-    scalar[LINE_FREE] = line[entry, 0]
-    line[entry, 1], line[entry, 2], line[entry, 3], line[entry, 4] = time, key, where, tail
+    event = line[at(entry)]
+    scalar[LINE_FREE] = event[0]
+    event[1], event[2], event[3], event[4] = time, key, where, tail
     if link[LINE] == 0:
         link[LINE_HEAD] = entry
     else:
-        line[link[LINE_TAIL], 0] = entry
+        line[at(link[LINE_TAIL]), 0] = entry
     link[LINE_TAIL] = entry
     link[LINE] += 1
     return True
@@ -64,10 +65,11 @@ def follow(link: Ints, line: Ints, heap: Ints, scalar: Ints) -> bool:
         link[LINE_HEAP] -= 1
         return False
     entry = link[LINE_HEAD]
-    replace(heap, scalar, line[entry, 1], line[entry, 2], line[entry, 3], line[entry, 4])
-    link[LINE_HEAD] = line[entry, 0]
+    event = line[at(entry)]
+    replace(heap, scalar, event[1], event[2], event[3], event[4])
+    link[LINE_HEAD] = event[0]
     link[LINE] -= 1
-    line[entry, 0] = scalar[LINE_FREE]
+    event[0] = scalar[LINE_FREE]
     scalar[LINE_FREE] = entry
     return True
 
@@ -75,6 +77,6 @@ def follow(link: Ints, line: Ints, heap: Ints, scalar: Ints) -> bool:
 @compiled
 def send_out(out: Ints, scalar: Ints, time: int, key: int, where: int, tail: int, owner: int) -> None:
     """Put an event in the outbox for the rank `owner`."""
-    row = out[scalar[OUT]]
+    row = out[at(scalar[OUT])]
     row[0], row[1], row[2], row[3], row[4] = time, key, where, tail, owner
     scalar[OUT] += 1

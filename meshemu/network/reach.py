@@ -14,13 +14,12 @@ it. So an event that comes to a link at time t has an effect elsewhere not befor
 Events of ops count with their duration and `after`, those of trees with one lookahead, the least latency of a cut link.
 """
 
-from meshemu.network.compiled import compiled, kernel
+from meshemu.network.compiled import at, compiled, kernel
 from meshemu.network.events import (
     ARRIVED,
     BRANCH,
     CUT,
     CUT_KEYS,
-    EVENT,
     KIND_BITS,
     KIND_MASK,
     NEVER,
@@ -71,13 +70,13 @@ def message_effect(
     """The least time from when the last left_bytes of a message come to the link at `position`, until they or what
     waits for them are felt elsewhere: what waits for its SEND (FAR where that has ended) or for its RECV.
     """
-    link = network.route_links[position]
-    if work.dst_owner[message] != network.owner[link]:
+    here, link = at(position), at(network.route_links[at(position)])
+    if work.dst_owner[at(message)] != network.owner[link]:
         after_recv_ps = 0
     passed = left_bytes * network.num[link]
     if network.den[link] > 1:
         passed //= network.den[link]
-    felt: int = min(network.reach[position], passed + min(after_send_ps, network.onward[position] + after_recv_ps))
+    felt: int = min(network.reach[here], passed + min(after_send_ps, network.onward[here] + after_recv_ps))
     return felt
 
 
@@ -85,23 +84,25 @@ def message_effect(
 def _effect(network: Network, work: Work, packet_bytes: int, time: int, key: int, where: int) -> int:
     """A time before which no other rank feels this event."""
     if key < -CUT_KEYS:
-        end: int = time + work.duration[where] + work.after[where]
+        end: int = time + work.duration[at(where)] + work.after[at(where)]
         return end
     position, kind = where >> KIND_BITS, where & KIND_MASK
     if where == ARRIVED:
-        arrived: int = time + work.after[work.recv_op[key]] if work.recv_op[key] >= 0 else FAR
+        recv_op = work.recv_op[at(key)]
+        arrived: int = time + work.after[at(recv_op)] if recv_op >= 0 else FAR
         return arrived
     if kind >= BRANCH:
         next_send: int = time + network.lookahead
         return next_send
     if kind == CUT:
-        felt: int = time + network.reach[position]
+        felt: int = time + network.reach[at(position)]
         return felt
     message = key >> PACKET_BITS
-    left = work.size[message] - (key & PACKET_MASK) * packet_bytes
-    send_op, recv_op = work.send_op[message], work.recv_op[message]
-    after_send = work.after[send_op] if send_op >= 0 and where == work.where[message] else FAR
-    after_recv = work.after[recv_op] if recv_op >= 0 else FAR
+    i = at(message)
+    left = work.size[i] - (key & PACKET_MASK) * packet_bytes
+    send_op, recv_op = work.send_op[i], work.recv_op[i]
+    after_send = work.after[at(send_op)] if send_op >= 0 and where == work.where[i] else FAR
+    after_recv = work.after[at(recv_op)] if recv_op >= 0 else FAR
     there: int = time + message_effect(network, work, message, position, left, after_send, after_recv)
     return there
 
@@ -111,15 +112,16 @@ def _effect_of_line(network: Network, work: Work, state: State, packet_bytes: in
     """A time before which no other rank feels the events in the line of a link: the first of them are looked at, those
     behind, later than these, count with one lookahead.
     """
-    line, at = state.line, state.link[link, LINE_HEAD]
+    line, entry = state.line, state.link[at(link), LINE_HEAD]
     first: int = FAR
-    for i in range(state.link[link, LINE]):
-        time = line[at, 1]
+    for i in range(state.link[at(link), LINE]):
+        event = line[at(entry)]
+        time = event[1]
         if i == LOOKED_AT:
             first = min(first, time + network.lookahead)
             break
-        first = min(first, _effect(network, work, packet_bytes, time, line[at, 2], line[at, 3]))
-        at = line[at, 0]
+        first = min(first, _effect(network, work, packet_bytes, time, event[2], event[3]))
+        entry = event[0]
     return first
 
 
@@ -132,12 +134,12 @@ def foresee(network: Network, work: Work, state: State, packet_bytes: int, rank:
     heap, out, scalar = state.heap, state.out, state.scalar
     first = FAR
     for i in range(scalar[HEAP]):
-        time, key, where = heap[EVENT * i], heap[EVENT * i + 1], heap[EVENT * i + 2]
+        time, key, where = heap[i, 0], heap[i, 1], heap[i, 2]
         if time >= first - network.lookahead:  # nothing is felt sooner than one lookahead after it happens
             continue
         first = min(first, _effect(network, work, packet_bytes, time, key, where))
         back = network.route_links[(where >> KIND_BITS) - 1] if key >= 0 else -1
-        if back >= 0 and state.link[back, LINE] > 0:
+        if back >= 0 and state.link[at(back), LINE] > 0:
             first = min(first, _effect_of_line(network, work, state, packet_bytes, back))
     for i in range(scalar[NEXT_START], len(work.start)):
         if work.start[i, 0] >= first - network.lookahead:

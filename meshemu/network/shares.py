@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.network.compiled import kernel, writable
+from meshemu.network.compiled import at, kernel, writable
 from meshemu.network.events import Ints
 from meshemu.network.merging import Rows, rows_of
 from meshemu.network.ops import RECV
@@ -40,9 +40,10 @@ def _number(runs: Ints, rank: int, number: Ids) -> None:
     n_own = 0
     for run in range(len(runs)):
         first, behind, own = runs[run, 0], runs[run, 1], runs[run, 2] == rank
-        for op in range(first, behind):
-            number[op] = n_own + op - first if own else -1
-        n_own += (behind - first) * own
+        of_run = number[first:behind]
+        for i in range(len(of_run)):
+            of_run[i] = n_own + i if own else -1
+        n_own += len(of_run) * own
 
 
 @kernel
@@ -59,10 +60,10 @@ def _count(
         if runs[run, 2] != rank:
             continue
         for op in range(runs[run, 0], runs[run, 1]):
-            begin, end = dep_ptr[op], dep_ptr[op + 1]
+            begin, end = dep_ptr[at(op)], dep_ptr[at(op + 1)]
             for entry in range(begin, end):
-                successor_ptr[number[dep[entry]] + 2] += 1
-            waiting[n_own] = end - begin + (kind[op] == RECV)
+                successor_ptr[at(number[at(dep[at(entry)])] + 2)] += 1
+            waiting[n_own] = end - begin + (kind[at(op)] == RECV)
             if waiting[n_own] == 0:
                 idle[n_idle] = n_own
                 n_idle += 1
@@ -80,9 +81,9 @@ def _invert(runs: Ints, rank: int, dep_ptr: Ints, dep: Ints, number: Ids, succes
         if runs[run, 2] != rank:
             continue
         for op in range(runs[run, 0], runs[run, 1]):
-            for entry in range(dep_ptr[op], dep_ptr[op + 1]):
-                node = number[dep[entry]] + 1
-                successor[successor_ptr[node]] = n_own
+            for entry in range(dep_ptr[at(op)], dep_ptr[at(op + 1)]):
+                node = at(number[at(dep[at(entry)])] + 1)
+                successor[at(successor_ptr[node])] = n_own
                 successor_ptr[node] += 1
             n_own += 1
 

@@ -151,7 +151,7 @@ class State(NamedTuple):
     link: [n_links, LINK_FIELDS]; unit_free: [n_devices, n_units], first those that combine; per message depart,
     arrival;
     waiting: events that an op still waits for; ready, start, end per op; busy_bins: [n_links, n_bins];
-    heap: EVENT numbers per event, a binary heap; out: rows as in `events.ROW`; queue: [n, 2],
+    heap: [n, EVENT], a binary heap; out: rows as in `events.ROW`; queue: [n, 2],
     lists of the start times of waiting packets; line: [n, 5], lists of events, the next entry in column 0;
     input: [n_branches, INPUT_FIELDS], whose lists are in `line` too;
     stack: scratch, one entry per op; scalar: [SCALARS].

@@ -23,7 +23,7 @@ link without latency opens no trains. Where several trains meet, each goes on pa
 packet as if there were no trains. That choice, as all of `opens` and `SHY`, is one of speed and not of results.
 """
 
-from meshemu.network.compiled import compiled
+from meshemu.network.compiled import at, compiled
 from meshemu.network.events import (
     CUT,
     CUT_KEYS,
@@ -80,8 +80,8 @@ def spacing_out(network: Network, link_id: int, spacing: int, packet_bytes: int,
     waits: whether the link is not free when the head comes in. Rounding shifts a time by less than 2 ps; rates that are
     closer than that have no order for sure. Packets of less than 1 ps could tie with what comes next.
     """
-    num, den = network.num[link_id], network.den[link_id]
-    num_in, den_in = network.num[spacing], network.den[spacing]
+    num, den = network.num[at(link_id)], network.den[at(link_id)]
+    num_in, den_in = network.num[at(spacing)], network.den[at(spacing)]
     if packet_bytes * num_in < den_in:
         return -1
     if num == num_in and den == den_in:
@@ -105,15 +105,15 @@ def open_train(
     link[OPEN] = link[OPEN_FIRST] = key
     link[OPEN_POSITION] = position
     link[OPEN_IN], link[OPEN_OUT] = into, out
-    link[OPEN_HEAD] = head - serialisation(sent, network.num[into], network.den[into])
-    link[OPEN_START] = start - serialisation(sent, network.num[out], network.den[out])
+    link[OPEN_HEAD] = head - serialisation(sent, network.num[at(into)], network.den[at(into)])
+    link[OPEN_START] = start - serialisation(sent, network.num[at(out)], network.den[at(out)])
 
 
 @compiled
 def _head(network: Network, link: Ints, packet_bytes: int, packet: int) -> int:
     """When the head of a packet of the open train comes in."""
     into = link[OPEN_IN]
-    head: int = link[OPEN_HEAD] + serialisation(packet * packet_bytes, network.num[into], network.den[into])
+    head: int = link[OPEN_HEAD] + serialisation(packet * packet_bytes, network.num[at(into)], network.den[at(into)])
     return head
 
 
@@ -121,7 +121,7 @@ def _head(network: Network, link: Ints, packet_bytes: int, packet: int) -> int:
 def _start(network: Network, link: Ints, packet_bytes: int, packet: int) -> int:
     """When a packet of the open train enters the link: when the one before has left."""
     out = link[OPEN_OUT]
-    start: int = link[OPEN_START] + serialisation(packet * packet_bytes, network.num[out], network.den[out])
+    start: int = link[OPEN_START] + serialisation(packet * packet_bytes, network.num[at(out)], network.den[at(out)])
     return start
 
 
@@ -133,7 +133,7 @@ def _first_after(network: Network, link: Ints, packet_bytes: int, stop: int, tim
         return stop
     into = link[OPEN_IN]
     base = first & ~PACKET_MASK
-    packet: int = (time - link[OPEN_HEAD]) * network.den[into] // network.num[into] // packet_bytes
+    packet: int = (time - link[OPEN_HEAD]) * network.den[at(into)] // network.num[at(into)] // packet_bytes
     packet = min(max(packet, first & PACKET_MASK), stop)
     while base | packet > first:
         head = _head(network, link, packet_bytes, packet - 1)
@@ -153,9 +153,9 @@ def settle(network: Network, work: Work, state: State, packet_bytes: int, link_i
     """Note the packets of the open train of a link that came in before the event (time, key); it stays open if some did
     not. False if the pool of waiting packets must grow first.
     """
-    link, scalar = state.link[link_id], state.scalar
+    link, scalar = state.link[at(link_id)], state.scalar
     first = link[OPEN] & PACKET_MASK
-    stop = (work.size[link[OPEN] >> PACKET_BITS] - 1) // packet_bytes
+    stop = (work.size[at(link[OPEN] >> PACKET_BITS)] - 1) // packet_bytes
     reached = _first_after(network, link, packet_bytes, stop, time, key)
     packet = first
     if link[OPEN_IN] == link[OPEN_OUT] and link[OPEN_HEAD] == link[OPEN_START]:
@@ -175,7 +175,7 @@ def settle(network: Network, work: Work, state: State, packet_bytes: int, link_i
         link[PACKETS] += packet - first
         scalar[HOPS] += packet - first
         if state.busy_bins.shape[1] > 0:
-            add_busy(link, state.busy_bins[link_id], start, end)
+            add_busy(link, state.busy_bins[at(link_id)], start, end)
         link[OPEN] = link[OPEN] + packet - first if packet < stop else NONE
     done: bool = packet == reached and scalar[QUEUE_FREE] >= 0
     return done
@@ -184,23 +184,23 @@ def settle(network: Network, work: Work, state: State, packet_bytes: int, link_i
 @compiled
 def drop(network: Network, state: State, link_id: int, time: int, rank: int) -> None:
     """Close the open train without its rest, of which the next link has to hear."""
-    link = state.link[link_id]
+    link = state.link[at(link_id)]
     key, position = link[OPEN] - CUT_KEYS, link[OPEN_POSITION] + 1
     where = position << KIND_BITS | CUT
     link[OPEN] = NONE
-    following = network.route_links[position]
+    following = network.route_links[at(position)]
     if following >= 0:
-        time = max(time, link[FREE]) + network.latency[link_id]
-        if network.owner[following] == rank:
+        time = max(time, link[FREE]) + network.latency[at(link_id)]
+        if network.owner[at(following)] == rank:
             jump_line(link, state.heap, state.scalar, time, key, where)
         else:
-            send_out(state.out, state.scalar, time, key, where, 0, network.owner[following])
+            send_out(state.out, state.scalar, time, key, where, 0, network.owner[at(following)])
 
 
 @compiled
 def cut(network: Network, state: State, packet_bytes: int, link_id: int, time: int, rank: int) -> None:
     """At `time` another packet comes between those of the open train that are settled and its rest."""
-    link = state.link[link_id]
+    link = state.link[at(link_id)]
     key = link[OPEN]
     head = _head(network, link, packet_bytes, key & PACKET_MASK)
     push(state.heap, state.scalar, head, key, link[OPEN_POSITION] << KIND_BITS | REST, link[OPEN_IN])

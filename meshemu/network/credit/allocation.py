@@ -1,6 +1,6 @@
 """The switch of a router, compiled: which flits move on, over which channels, and what that changes."""
 
-from meshemu.network.compiled import compiled
+from meshemu.network.compiled import at, compiled
 from meshemu.network.credit.bits import lowest_bit, next_bit
 from meshemu.network.credit.sending import carry, credit_at, open_vc, send
 from meshemu.network.credit.state import (
@@ -66,14 +66,14 @@ def _ask(routers: Routers, device: int, time: int) -> tuple[int, int]:
     has or can take. Returns the outputs that are asked for, as bits, and when to look again.
     """
     outputs, asking, again = 0, 0, NEVER
-    for place in range(routers.n_front[device]):
-        front = routers.front[device, place]
+    for place in range(routers.n_front[at(device)]):
+        front = routers.front[at(device), at(place)]
         if front[READY] > time:
             again = min(again, front[READY])
             continue
         port, row, out = front[PORT], front[ROW], front[OUT] >> 2 * HOP_BITS
-        channel = routers.in_channel[routers.in_ptr[device] + port]
-        owner, output = routers.channel[channel], routers.channel[out]
+        channel = routers.in_channel[at(routers.in_ptr[at(device)] + port)]
+        owner, output = routers.channel[at(channel)], routers.channel[at(out)]
         if owner[IN_FREE] > time and not asking >> port & 1:
             again = min(again, owner[IN_FREE])
             continue
@@ -81,25 +81,25 @@ def _ask(routers: Routers, device: int, time: int) -> tuple[int, int]:
             again = min(again, output[FREE])
             continue
         out_port, first_vc = output[OUT_PORT], channel * routers.n_vcs
-        choice = routers.choice[port, out_port]
-        if routers.wanted[out_port] >> port & 1 and not _sooner(routers, first_vc, row, choice[0], owner[VC_TURN]):
+        choice = routers.choice[at(port), at(out_port)]
+        if routers.wanted[at(out_port)] >> port & 1 and not _sooner(routers, first_vc, row, choice[0], owner[VC_TURN]):
             continue
-        about = routers.vc[row]
-        out_vc, at = about[OUT_VC], time
+        about = routers.vc[at(row)]
+        out_vc, when = about[OUT_VC], time
         if output[SINK] < 0:
             out_vc = 0  # the device takes whatever comes
         elif out_vc >= 0:
-            at = credit_at(routers, out, out_vc, 0, time)
+            when = credit_at(routers, out, out_vc, 0, time)
         else:
-            low = routers.class_vc[row - first_vc]
+            low = routers.class_vc[at(row - first_vc)]
             low, high = low + (front[OUT] >> HOP_BITS & HOP_MASK), low + (front[OUT] & HOP_MASK)
-            left = routers.slot[about[FIRST_SLOT] + about[HEAD], LEFT] if routers.cut_through else 1
-            out_vc, at = open_vc(routers, out, low, high, about[NEXT_VC], left, time)
-        if at > time:
-            again = min(again, at)
+            left = routers.slot[at(about[FIRST_SLOT] + about[HEAD]), LEFT] if routers.cut_through else 1
+            out_vc, when = open_vc(routers, out, low, high, about[NEXT_VC], left, time)
+        if when > time:
+            again = min(again, when)
             continue
         choice[0], choice[1] = row, out_vc
-        routers.wanted[out_port] |= 1 << port
+        routers.wanted[at(out_port)] |= 1 << port
         outputs |= 1 << out_port
         asking |= 1 << port
         owner[IN_FREE] = time + routers.cycle
@@ -112,28 +112,28 @@ def _count_waiting(routers: Routers, device: int, out: int, most: int, time: int
     where there are fewer: seldom are there more flits for it in front at all.
     """
     n = 0
-    for place in range(routers.n_front[device]):
-        n += routers.front[device, place, OUT] >> 2 * HOP_BITS == out
+    for place in range(routers.n_front[at(device)]):
+        n += routers.front[at(device), at(place), OUT] >> 2 * HOP_BITS == out
     if n <= most:
         return most
     n = 0
-    for place in range(routers.n_front[device]):
-        front = routers.front[device, place]
-        row = routers.vc[front[ROW]]
+    for place in range(routers.n_front[at(device)]):
+        front = routers.front[at(device), at(place)]
+        row = routers.vc[at(front[ROW])]
         if front[OUT] >> 2 * HOP_BITS == out and row[OUT_VC] < 0:
-            n += routers.slot[row[FIRST_SLOT] + row[HEAD], AT] < time
+            n += routers.slot[at(row[FIRST_SLOT] + row[HEAD]), AT] < time
     return max(n, most)
 
 
 @compiled
 def _note_head(routers: Routers, device: int, channel: int, out: int, message: int, ready: int, time: int) -> None:
     """A packet of a message goes on over a link of the mesh, and came through the pipeline at `ready`."""
-    row, wait = routers.channel[out], time - ready
+    row, wait = routers.channel[at(out)], time - ready
     row[PACKETS] += 1
     if wait > 0:
         row[QUEUE_MAX] = _count_waiting(routers, device, out, row[QUEUE_MAX], time)
     if channel >= routers.first_extra:  # its first link: of a message only the first packet counts, from the beginning
-        about, own = routers.message[message], routers.channel[channel]
+        about, own = routers.message[at(message)], routers.channel[at(channel)]
         wait = 0 if about[PASSED] else time - about[HANDED] - own[NUM] - own[ONWARD]
         about[PASSED] = 1
     row[WAIT] += wait
@@ -142,10 +142,10 @@ def _note_head(routers: Routers, device: int, channel: int, out: int, message: i
 @compiled
 def _take_front(routers: Routers, device: int, channel: int, vc: int, left: int, out_vc: int, time: int) -> None:
     """Take the flit in front out of a buffer, a row of `vc`: its credit goes back, the next one comes to the front."""
-    row, owner, fronts = routers.vc[vc], routers.channel[channel], routers.front[device]
+    row, owner, fronts = routers.vc[at(vc)], routers.channel[at(channel)], routers.front[at(device)]
     head, place = row[HEAD], row[PLACE]
     back = time + owner[CREDIT]
-    routers.slot[row[FIRST_SLOT] + head, AT] = row[LAST_CREDIT] = back
+    routers.slot[at(row[FIRST_SLOT] + head), AT] = row[LAST_CREDIT] = back
     if owner[STARVED]:
         owner[STARVED] = 0
         advance(routers.wake, owner[FEEDER], back)
@@ -154,16 +154,16 @@ def _take_front(routers: Routers, device: int, channel: int, vc: int, left: int,
     row[COUNT] -= 1
     row[OUT_VC] = out_vc if left > 1 else -1
     if row[COUNT] > 0:
-        slot = routers.slot[row[FIRST_SLOT] + head]
+        slot, front = routers.slot[at(row[FIRST_SLOT] + head)], fronts[at(place)]
         # a head is routed and gets its virtual channel once it is in front
-        fronts[place, READY] = max(slot[AT], time + routers.restart) if left == 1 else slot[AT]
-        fronts[place, OUT] = routers.hop[slot[POSITION]]
+        front[READY] = max(slot[AT], time + routers.restart) if left == 1 else slot[AT]
+        front[OUT] = routers.hop[at(slot[POSITION])]
     else:
-        last = routers.n_front[device] - 1
-        routers.n_front[device] = last
+        last = routers.n_front[at(device)] - 1
+        routers.n_front[at(device)] = last
         for column in range(FRONT_FIELDS):
-            fronts[place, column] = fronts[last, column]
-        routers.vc[fronts[place, ROW], PLACE] = place
+            fronts[at(place), column] = fronts[at(last), column]
+        routers.vc[at(fronts[at(place), ROW]), PLACE] = place
 
 
 @compiled
@@ -171,19 +171,19 @@ def _move(
     routers: Routers, work: Work, state: State, device: int, channel: int, vc: int, out: int, out_vc: int, time: int
 ) -> None:
     """Send the flit in front of a virtual channel, a row of `vc`, over the channel `out`."""
-    row = routers.vc[vc]
-    slot = routers.slot[row[FIRST_SLOT] + row[HEAD]]
+    row = routers.vc[at(vc)]
+    slot = routers.slot[at(row[FIRST_SLOT] + row[HEAD])]
     message, position, left = slot[MESSAGE], slot[POSITION], slot[LEFT]
     if row[OUT_VC] < 0:
         row[NEXT_VC] = out_vc + 1
         if out < routers.first_extra:
             _note_head(routers, device, channel, out, message, slot[AT], time)
     _take_front(routers, device, channel, vc, left, out_vc, time)
-    if routers.channel[out, SINK] >= 0:
+    if routers.channel[at(out), SINK] >= 0:
         send(routers, state, out, out_vc, time, message, position + 1, left)
     else:
-        arrival = time + carry(routers, state, out, time) + routers.channel[out, ONWARD]
-        about = routers.message[message]
+        arrival = time + carry(routers, state, out, time) + routers.channel[at(out), ONWARD]
+        about = routers.message[at(message)]
         about[MISSING] -= 1
         if about[MISSING] == 0:
             arrive(work, state, message, arrival)
@@ -202,20 +202,22 @@ def allocate(routers: Routers, work: Work, state: State, device: int, time: int)
     while outputs:
         out_port = lowest_bit(outputs)
         outputs &= outputs - 1
-        port = next_bit(routers.wanted[out_port], routers.channel[routers.out_channel[device, out_port], OUT_TURN])
-        routers.wanted[out_port] = 0
-        routers.granted[port] |= 1 << out_port
+        out = routers.out_channel[at(device), at(out_port)]
+        port = next_bit(routers.wanted[at(out_port)], routers.channel[at(out), OUT_TURN])
+        routers.wanted[at(out_port)] = 0
+        routers.granted[at(port)] |= 1 << out_port
         inputs |= 1 << port
     while inputs:
         port = lowest_bit(inputs)
         inputs &= inputs - 1
-        channel = routers.in_channel[routers.in_ptr[device] + port]
-        out_port = next_bit(routers.granted[port], routers.channel[channel, IN_TURN])
-        routers.granted[port] = 0
-        vc, out_vc = routers.choice[port, out_port, 0], routers.choice[port, out_port, 1]
-        out = routers.out_channel[device, out_port]
-        routers.channel[out, OUT_TURN] = port + 1
-        routers.channel[channel, IN_TURN] = out_port + 1
-        routers.channel[channel, VC_TURN] = vc - channel * routers.n_vcs + 1
+        channel = routers.in_channel[at(routers.in_ptr[at(device)] + port)]
+        owner = routers.channel[at(channel)]
+        out_port = next_bit(routers.granted[at(port)], owner[IN_TURN])
+        routers.granted[at(port)] = 0
+        choice, out = routers.choice[at(port), at(out_port)], routers.out_channel[at(device), at(out_port)]
+        vc, out_vc = choice[0], choice[1]
+        routers.channel[at(out), OUT_TURN] = port + 1
+        owner[IN_TURN] = out_port + 1
+        owner[VC_TURN] = vc - channel * routers.n_vcs + 1
         _move(routers, work, state, device, channel, vc, out, out_vc, time)
     return again

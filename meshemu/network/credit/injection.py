@@ -65,12 +65,12 @@ def inject(routers: Routers, work: Work, state: State, device: int, time: int) -
             about, vc = routers.message[message], source[VC]
             if vc < 0:
                 left, low = min(routers.packet_flits, about[FLITS_IN_ALL] - source[SENT]), message_class * per_class
-                vc, at = open_vc(routers, channel, low, low + per_class, source[TURN], left, time)
+                vc, when = open_vc(routers, channel, low, low + per_class, source[TURN], left, time)
             else:
                 left = source[TO_SEND]
-                at = credit_at(routers, channel, vc, 0, time)
-            if at > time:
-                again = min(again, at)
+                when = credit_at(routers, channel, vc, 0, time)
+            if when > time:
+                again = min(again, when)
                 continue
             if source[VC] < 0:
                 source[TURN] = vc + 1

@@ -26,7 +26,7 @@ def run(routers: Routers, work: Work, state: State) -> None:
     while True:
         time, key = NEVER, NEVER
         if scalar[HEAP] > 0:
-            time, key = state.heap[0], state.heap[1]
+            time, key = state.heap[0, 0], state.heap[0, 1]
         next_start = scalar[NEXT_START]
         from_heap = next_start == len(starts) or (time, key) < (starts[next_start, 0], starts[next_start, 1])
         if not from_heap:

@@ -1,6 +1,6 @@
 """A flit over a channel: whether there is a credit and a virtual channel for it, and sending it. Compiled."""
 
-from meshemu.network.compiled import compiled
+from meshemu.network.compiled import at, compiled
 from meshemu.network.credit.state import (
     AT,
     BUFFER,
@@ -43,7 +43,7 @@ def credit_at(routers: Routers, channel: int, vc: int, ahead: int, time: int) ->
     Credits come back in the order in which the flits were sent, so those before it have one by then. NEVER where its
     slot is still occupied: then the sender is told when that changes.
     """
-    row, owner = routers.vc[channel * routers.n_vcs + vc], routers.channel[channel]
+    row, owner = routers.vc[at(channel * routers.n_vcs + vc)], routers.channel[at(channel)]
     size = owner[BUFFER]
     if row[COUNT] + ahead >= size:
         owner[STARVED] = 1
@@ -53,8 +53,8 @@ def credit_at(routers: Routers, channel: int, vc: int, ahead: int, time: int) ->
     slot = row[HEAD] + row[COUNT] + ahead
     if slot >= size:
         slot -= size
-    at: int = routers.slot[row[FIRST_SLOT] + slot, AT]
-    return at
+    back: int = routers.slot[at(row[FIRST_SLOT] + slot), AT]
+    return back
 
 
 @compiled
@@ -66,11 +66,11 @@ def open_vc(routers: Routers, channel: int, low: int, high: int, turn: int, left
     vc = turn if low <= turn < high else low
     earliest = NEVER
     for _ in range(high - low):
-        if routers.vc[channel * routers.n_vcs + vc, HELD] == 0:
-            at = credit_at(routers, channel, vc, ahead, time)
-            if at <= time:
+        if routers.vc[at(channel * routers.n_vcs + vc), HELD] == 0:
+            when = credit_at(routers, channel, vc, ahead, time)
+            if when <= time:
                 return vc, time
-            earliest = min(earliest, at)
+            earliest = min(earliest, when)
         vc += 1
         if vc == high:
             vc = low
@@ -83,7 +83,7 @@ def carry(routers: Routers, state: State, channel: int, time: int) -> int:
 
     Flit k takes C(k + 1) - C(k) with C(k) = ceil(k num / den), so that rates are exact however short a flit is.
     """
-    row = routers.channel[channel]
+    row = routers.channel[at(channel)]
     took: int = row[NUM]
     den = row[DEN]
     if den > 1:
@@ -93,7 +93,7 @@ def carry(routers: Routers, state: State, channel: int, time: int) -> int:
     if channel < routers.first_extra:
         row[FLITS] += 1
         if state.busy_bins.shape[1] > 0:
-            add_busy(state.link[channel], state.busy_bins[channel], time, time + took)
+            add_busy(state.link[at(channel)], state.busy_bins[at(channel)], time, time + took)
     return took
 
 
@@ -103,24 +103,24 @@ def send(
 ) -> int:
     """Send a flit over a channel into the buffer behind it; returns how long it takes. position: of its next hop."""
     took = carry(routers, state, channel, time)
-    owner, row = routers.channel[channel], routers.vc[channel * routers.n_vcs + vc]
+    owner, row = routers.channel[at(channel)], routers.vc[at(channel * routers.n_vcs + vc)]
     ready = time + took + owner[ONWARD]
     if row[COUNT] == 0 and row[LAST_CREDIT] <= time:
         row[HEAD] = 0  # all slots are free alike: use few of them, which stay in the cache
     tail = row[HEAD] + row[COUNT]
     if tail >= owner[BUFFER]:
         tail -= owner[BUFFER]
-    slot = routers.slot[row[FIRST_SLOT] + tail]
+    slot = routers.slot[at(row[FIRST_SLOT] + tail)]
     slot[AT], slot[MESSAGE], slot[POSITION], slot[LEFT] = ready, message, position, left
     row[HELD] = left > 1
     row[COUNT] += 1
     if row[COUNT] == 1:
         sink = owner[SINK]
-        place = routers.n_front[sink]
-        front = routers.front[sink, place]
-        front[READY], front[OUT] = ready, routers.hop[position]
+        place = routers.n_front[at(sink)]
+        front = routers.front[at(sink), at(place)]
+        front[READY], front[OUT] = ready, routers.hop[at(position)]
         front[ROW], front[PORT] = channel * routers.n_vcs + vc, owner[IN_PORT]
         row[PLACE] = place
-        routers.n_front[sink] = place + 1
+        routers.n_front[at(sink)] = place + 1
         advance(routers.wake, sink, ready)
     return took

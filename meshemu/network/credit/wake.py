@@ -6,7 +6,7 @@ device that is looked at sets its own next time (`settle`). Equal times go to th
 
 import numpy as np
 
-from meshemu.network.compiled import compiled
+from meshemu.network.compiled import at, compiled
 from meshemu.network.events import NEVER, Ints
 
 __all__ = ["advance", "first", "settle", "tree"]
@@ -22,8 +22,8 @@ def tree(n: int) -> Ints:
 def advance(wake: Ints, device: int, time: int) -> None:
     """Look at the device at `time`, if not before."""
     node = (len(wake) >> 1) + device
-    while node > 0 and wake[node] > time:
-        wake[node] = time
+    while node > 0 and wake[at(node)] > time:
+        wake[at(node)] = time
         node >>= 1
 
 
@@ -33,8 +33,8 @@ def first(wake: Ints) -> int:
     node, leaves, time = 1, len(wake) >> 1, wake[1]
     while node < leaves:
         node <<= 1
-        node += int(wake[node] != time)
-    wake[node] = NEVER
+        node += int(wake[at(node)] != time)
+    wake[at(node)] = NEVER
     return node - leaves
 
 
@@ -42,10 +42,10 @@ def first(wake: Ints) -> int:
 def settle(wake: Ints, device: int, time: int) -> None:
     """The device that `first` gave has been looked at, and has to be again at `time`, if not before."""
     node = (len(wake) >> 1) + device
-    wake[node] = min(wake[node], time)
+    wake[at(node)] = min(wake[at(node)], time)
     while node > 1:
         node >>= 1
-        earliest = min(wake[2 * node], wake[2 * node + 1])
-        if wake[node] == earliest:
+        earliest = min(wake[at(2 * node)], wake[at(2 * node + 1)])
+        if wake[at(node)] == earliest:
             break
-        wake[node] = earliest
+        wake[at(node)] = earliest
