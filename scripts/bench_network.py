@@ -38,6 +38,7 @@ from meshemu.network import MessageTimes, Timing, simulate_messages, time_progra
 from meshemu.network.reference import Reference, ReferenceLink, ReferenceOp
 from meshemu.network.results import EngineCounters
 from meshemu.program.ir import Program
+from meshemu.runtime.memory import keep_freed_memory
 from meshemu.runtime.mpi import as_comm, raw_world
 
 Result = MessageTimes | Timing
@@ -374,6 +375,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=7, help="the best of so many calls counts")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    keep_freed_memory(os.environ)  # as the command line does
     if arguments.worker:
         worker(arguments.worker, arguments.ranks, arguments.repeat)
         return

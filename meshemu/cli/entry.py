@@ -18,6 +18,7 @@ from meshemu.cli import drawing, looking_up, reading, running, scaling, studying
 from meshemu.cli.commands import Command, Commands, Parser
 from meshemu.runtime.failure import guard, guard_ranks
 from meshemu.runtime.launch import Launch, detect_launch, set_launch_defaults
+from meshemu.runtime.memory import keep_freed_memory
 from meshemu.runtime.supervisor import supervise
 from meshemu.version import __version__
 
@@ -34,6 +35,7 @@ _NEW_OBJECTS = 100_000
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line `argv` (default: that of the process) and return its exit code."""
     gc.set_threshold(_NEW_OBJECTS)
+    keep_freed_memory(os.environ)
     launch = detect_launch(os.environ)
     return supervise(partial(_main, sys.argv[1:] if argv is None else argv, launch), launch)
 

@@ -28,7 +28,7 @@ UNMEASURED = DeviceSpec(
 
 
 def core(rows: Sequence[Measured]) -> DeviceSpec:
-    """A core with the best rates that the rows show, rounded up, so that no op of theirs is faster than its roofline."""
+    """A core with the best rates that the rows show, rounded up: no op of theirs is faster than its roofline."""
     known = [row for row in rows if row.time_ps > 0 and row.number_format]
 
     def best(amounts: list[tuple[int, int]], least: int) -> int:

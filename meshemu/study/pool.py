@@ -8,6 +8,7 @@ from multiprocessing import get_context
 from typing import TypeVar
 
 from meshemu.errors import InputError, MeshemuError
+from meshemu.runtime.memory import keep_freed_memory
 
 __all__ = ["jobs_of", "map_jobs"]
 
@@ -35,7 +36,7 @@ def map_jobs(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
     if jobs <= 1:
         yield from map(work, pieces)
         return
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin) as pool:
         try:
             yield from pool.map(work, pieces)
         except BrokenProcessPool:
@@ -43,5 +44,6 @@ def map_jobs(work: Callable[[Item], Result], items: Iterable[Item], jobs: int) -
             raise MeshemuError(words) from None
 
 
-def _one_thread() -> None:
+def _begin() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    keep_freed_memory(os.environ)
