@@ -1,11 +1,14 @@
 """Memory that a process has freed stays its own, unless the user has said what is to be done with it."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from meshemu.cli import entry
 from meshemu.runtime.memory import keep_freed_memory
+from meshemu.study import pool
 
 FAULTS = """
 import os, resource
@@ -40,3 +43,12 @@ def test_what_is_freed_is_used_again():
 @pytest.mark.parametrize("name", ["MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES"])
 def test_what_the_user_says_counts(name):
     assert not keep_freed_memory({name: "glibc.malloc.trim_threshold=1"})
+
+
+def test_commands_and_processes_of_studies_keep_it(monkeypatch):
+    told = []
+    for module in (entry, pool):
+        monkeypatch.setattr(module, "keep_freed_memory", told.append)
+    assert entry.main(["--version"]) == 0
+    pool._begin()
+    assert told == [os.environ, os.environ]
