@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from meshemu.comm import Comm
 from meshemu.errors import ScheduleError
 from meshemu.mesh import split_bounds
-from meshemu.network.compiled import kernel, writable
+from meshemu.network.compiled import at, kernel, writable
 from meshemu.network.events import Ints
 from meshemu.program.ir import OpKind, Program
 from meshemu.program.trees import check_trees
@@ -34,14 +34,14 @@ def _ops_fit(
     """
     n_ops = len(device)
     for op in range(begin, end):
-        here = device[op]
+        here = device[at(op)]
         if here < 0 or here >= n_devices:
             return False
-        if 0 <= kind[op] < len(count):
-            count[kind[op]] += 1
-        for entry in range(dep_ptr[op], dep_ptr[op + 1]):
-            on = dep[entry]
-            if on < 0 or on >= n_ops or device[on] != here:
+        if 0 <= kind[at(op)] < len(count):
+            count[at(kind[at(op)])] += 1
+        for entry in range(dep_ptr[at(op)], dep_ptr[at(op + 1)]):
+            on = dep[at(entry)]
+            if on < 0 or on >= n_ops or device[at(on)] != here:
                 return False
     return True
 
@@ -60,12 +60,15 @@ def _first_wrong_end(
     while 0 < first < stop and op_of[first - 1] == op_of[first]:
         first -= 1
     for i in range(begin, stop):
-        op = op_of[i]
-        if i > 0 and op_of[i - 1] == op:
+        op = op_of[at(i)]
+        if i > 0 and op_of[at(i - 1)] == op:
             shared += 1
         else:
             first = i
-        if op < 0 or op >= len(kind) or kind[op] != wanted or message[op] != first or device[op] != end[i]:
+        if op < 0 or op >= len(kind):
+            return i
+        own = at(op)
+        if kind[own] != wanted or message[own] != first or device[own] != end[at(i)]:
             return i
     return -1 if shared == 0 else -2 - shared
 

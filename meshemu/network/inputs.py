@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from meshemu.mesh import Routes, cut_links
 from meshemu.network.branches import owned
-from meshemu.network.compiled import copy, kernel, writable
+from meshemu.network.compiled import at, copy, kernel, writable
 from meshemu.network.events import EVENT, KIND_BITS, PACKET_BITS, SINGLE, Ints
 from meshemu.network.prepare import Job
 from meshemu.network.reach import find_reach
@@ -94,7 +94,7 @@ def work_of(job: Job, rank_of_device: Ids, rank: int, share: Share) -> tuple[Wor
 def _take(of_route: Ints, route: Ids, alone: Ints, where: Ints) -> None:
     """Fill where[alone[i]] with of_route[route[i]]."""
     for i in range(len(route)):
-        where[alone[i]] = of_route[route[i]]
+        where[at(alone[i])] = of_route[at(route[i])]
 
 
 @kernel
@@ -108,14 +108,14 @@ def _assign(
     """
     n_crossing = 0
     for message in range(len(src)):
-        source, target = rank_of_device[src[message]], rank_of_device[dst[message]]
+        source, target = rank_of_device[at(src[message])], rank_of_device[at(dst[message])]
         if source != target:
-            crossing[n_crossing] = message
+            crossing[at(n_crossing)] = message
             n_crossing += 1
-        place: int = number[recv_op[message]]
+        place: int = number[at(recv_op[message])]
         if place < 0:
             place = n_own if source == target else n_own + n_crossing
-        own_send[message], own_recv[message], dst_owner[message] = number[send_op[message]], place, target
+        own_send[message], own_recv[message], dst_owner[message] = number[at(send_op[message])], place, target
     return n_crossing
 
 
@@ -125,17 +125,17 @@ def _gather(
     own_kind: NDArray[np.int8], own_device: Ids, own_unit: Ids, own_duration: Ints, own_message: Ints,
 ) -> None:
     """Fill what `Work` says of the ops of a rank, from what the Program says of all."""
-    at = 0
+    begin = 0
     for run in range(len(runs)):
         if runs[run, 2] == rank:
             first, behind = runs[run, 0], runs[run, 1]
-            end = at + behind - first
-            copy(kind[first:behind], own_kind[at:end])
-            copy(device[first:behind], own_device[at:end])
-            copy(unit[first:behind], own_unit[at:end])
-            copy(duration[first:behind], own_duration[at:end])
-            copy(message[first:behind], own_message[at:end])
-            at = end
+            end = begin + behind - first
+            copy(kind[first:behind], own_kind[begin:end])
+            copy(device[first:behind], own_device[begin:end])
+            copy(unit[first:behind], own_unit[begin:end])
+            copy(duration[first:behind], own_duration[begin:end])
+            copy(message[first:behind], own_message[begin:end])
+            begin = end
 
 
 def _ops_of(job: Job, share: Share, rank: int) -> tuple[NDArray[Any], ...]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meshemu.comm import Comm
-from meshemu.network.compiled import copy, kernel, writable
+from meshemu.network.compiled import at, copy, kernel, writable
 from meshemu.network.events import Ints
 
 __all__ = ["Rows", "merge_rows", "rows_of"]
@@ -33,8 +33,8 @@ def _find_runs(vertex: Ids, rank_of_vertex: Ids, runs: Ints, count: Ints) -> int
     """Fill `runs` and `count`, zeros before, as in `Rows`; returns how many runs there are."""
     n, row = 0, 0
     while row < len(vertex):
-        owner, first = rank_of_vertex[vertex[row]], row
-        while row < len(vertex) and rank_of_vertex[vertex[row]] == owner:
+        owner, first = rank_of_vertex[at(vertex[at(row)])], row
+        while row < len(vertex) and rank_of_vertex[at(vertex[at(row)])] == owner:
             row += 1
         runs[n, 0], runs[n, 1], runs[n, 2] = first, row, owner
         count[owner] += row - first
@@ -45,12 +45,12 @@ def _find_runs(vertex: Ids, rank_of_vertex: Ids, runs: Ints, count: Ints) -> int
 @kernel
 def _take_out(values: Ints, runs: Ints, width: int, rank: int, own: Ints) -> None:
     """Fill `own` with the rows of one rank, of `width` numbers each."""
-    at = 0
+    n = 0
     for run in range(len(runs)):
         if runs[run, 2] == rank:
             source = values[runs[run, 0] * width : runs[run, 1] * width]
-            copy(source, own[at : at + len(source)])
-            at += len(source)
+            copy(source, own[n : n + len(source)])
+            n += len(source)
 
 
 @kernel

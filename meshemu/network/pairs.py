@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from meshemu.network.compiled import kernel
+from meshemu.network.compiled import at, kernel
 from meshemu.network.events import Ints
 
 __all__ = ["distinct_pairs"]
@@ -25,20 +25,20 @@ def _number_pairs(src: Ids, dst: Ids, table: Ids, follows: Ids, first: Ints, pai
     for i in range(len(src)):
         before, slot = number, -1
         if before >= 0:
-            number = follows[before]
-        while number < 0 or src[first[number]] != src[i] or dst[first[number]] != dst[i]:
+            number = follows[at(before)]
+        while number < 0 or src[at(first[at(number)])] != src[i] or dst[at(first[at(number)])] != dst[i]:
             if slot < 0:
                 slot = int(src[i]) * SPREAD + int(dst[i])
                 slot = (slot ^ slot >> 15) & mask
             else:
                 slot = (slot + 1) & mask
-            number = table[slot] - 1
+            number = table[at(slot)] - 1
             if number < 0:
                 number = n
-                table[slot], first[n], follows[n] = n + 1, i, -1
+                table[at(slot)], first[at(n)], follows[at(n)] = n + 1, i, -1
                 n += 1
         if before >= 0:
-            follows[before] = number
+            follows[at(before)] = number
         pair[i] = number
     return n
 
