@@ -76,10 +76,10 @@ def test_a_split_is_even_and_never_worse_than_runs_of_positions(messages: Messag
 
 
 def test_a_gradient_goes_down_the_columns_first_and_so_does_the_cut() -> None:
-    model = nn.Linear(48, 5).double()
     batch = (images(25, 48), classes(25))
 
     def samples_of(comm: Any) -> list[int]:
+        model = nn.Linear(48, 5).double()  # of this rank: while a step is captured, its parameters are others
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
         prepared = prepare(
             model, batch, lambda call, item: F.cross_entropy(call(item[0]), item[1]), system=grid(5, 5), plan="data",
