@@ -20,7 +20,7 @@ from meshemu.units import format_bandwidth, format_flops, format_time
 __all__ = ["draw_roofline"]
 
 _MOST_NAMED = 14
-_CLOSE = 0.12  # decades: numbers of points that lie closer stand together
+_CLOSE = 0.2, 0.25  # decades of intensity and of rate: numbers of points that lie closer would hide each other
 _LARGEST_AREA, _LEAST_AREA = 420.0, 14.0  # square points, in proportion to the time that a class takes
 
 
@@ -96,7 +96,7 @@ def _name(axes: Axes, points: Sequence[ClassRoof], total_ps: int) -> None:
     lines, numbers = [], dict[tuple[float, float], list[str]]()
     for number, point in enumerate(points[:_MOST_NAMED], 1):
         at = (point.intensity_flop_per_byte or 0.0, point.achieved_flops_per_s)
-        close = next((other for other in numbers if np.abs(np.log10(np.divide(other, at))).max() < _CLOSE), at)
+        close = next((other for other in numbers if _is_close(other, at)), at)
         numbers.setdefault(close, []).append(str(number))
         share, mean_ps = 100 * point.device_ps / total_ps, point.device_ps // point.ops
         lines.append(f"{number:>2}  {point.op_class}: {share:.1f} %, {format_time(mean_ps)} an op")
@@ -106,3 +106,7 @@ def _name(axes: Axes, points: Sequence[ClassRoof], total_ps: int) -> None:
         lines.append(f"and {len(points) - _MOST_NAMED} more")
     text = "share of the compute time (area)\n\n" + "\n".join(lines)
     axes.text(1.02, 1, text, transform=axes.transAxes, va="top", fontsize=8, color=INK)
+
+
+def _is_close(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    return bool(np.all(np.abs(np.log10(np.divide(one, other))) < _CLOSE))
