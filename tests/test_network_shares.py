@@ -15,7 +15,7 @@ from meshemu.network import checks, simulate_messages
 from meshemu.network.checks import check_program
 from meshemu.network.engine import NO_ROWS, Region
 from meshemu.network.inputs import work_of
-from meshemu.network.merging import merge_rows, rows_of
+from meshemu.network.merging import joined_rows, own_rows, rows_of
 from meshemu.network.pairs import distinct_pairs
 from meshemu.network.prepare import program_job
 from meshemu.network.shares import share_of
@@ -157,13 +157,12 @@ def test_merged_rows(n_rows, n_ranks):
         own = rank_of_vertex[vertex] == comm.rank
         assert rows.count[comm.rank] == own.sum()
         arrays = [np.where(own.reshape(-1, *[1] * (values.ndim - 1)), values, -1) for values in wanted]
-        merge_rows(arrays, rows, comm)
-        at_end = [np.concatenate((np.full_like(values[~own], -1), values[own])) for values in wanted]
-        merge_rows(at_end, rows, comm, at_end=True)
-        return arrays + at_end
+        taken = [own_rows(values, rows, comm.rank) for values in arrays]
+        assert all(np.array_equal(found, values[own]) for found, values in zip(taken, wanted, strict=True))
+        return [joined_rows(values, rows, comm) for values in taken]
 
     for arrays in run_ranks(n_ranks, merged):
-        assert all(np.array_equal(found, values) for found, values in zip(arrays, 2 * wanted, strict=True))
+        assert all(np.array_equal(found, values) for found, values in zip(arrays, wanted, strict=True))
 
 
 def test_ranks_run_at_the_same_time(monkeypatch):

@@ -36,9 +36,6 @@ NO_ROWS = np.zeros((0, ROW), np.int64)
 class Region:
     """State of one rank; `state` holds zeros for all that other ranks own.
 
-    op_start, op_end: int64[n_ops] of the whole Program, whose ends are `state.start` and `state.end`, the ops of this
-    rank.
-
     share: the ops of the rank, whose `waiting` the region takes over and counts down; n_ranks: those that it exchanges
     events with, itself included, 0 if it does not; n_bins: number of timeline bins, 0 for none.
     """
@@ -60,8 +57,6 @@ class Region:
         self.work = work
         self.packet_bytes = packet_bytes
         self.rank = rank
-        self.op_start, self.op_end = (np.zeros(len(share.number), np.int64) for _ in range(2))
-        first_own = len(share.number) - n_ops
         self.state = State(
             link=_idle_links(n_links),
             unit_free=np.zeros((n_devices, max(int(work.unit.max(initial=0)) + 1, work.combining)), np.int64),
@@ -69,8 +64,8 @@ class Region:
             arrival=np.zeros(n_messages, np.int64),
             waiting=share.waiting,
             ready=np.zeros(n_ops, np.int64),
-            start=self.op_start[first_own:],
-            end=self.op_end[first_own:],
+            start=np.zeros(n_ops, np.int64),
+            end=np.zeros(n_ops, np.int64),
             busy_bins=np.zeros((n_links, n_bins), np.int64),
             heap=np.empty((n_ops + 1024, EVENT), np.int64),
             out=np.empty((1024 + n_ranks, ROW), np.int64),

@@ -51,9 +51,10 @@ def work_of(job: Job, rank_of_device: Ids, rank: int, share: Share) -> tuple[Wor
     """Messages, and the ops of one rank, for its kernels; and the messages that go from one rank to another."""
     program, n, n_own = job.program, len(job.size_bytes), len(share.waiting)
     first = len(job.branches.link) + job.routes.route_ptr[:-1] + np.arange(job.routes.n_routes)
-    flow, where, dst_owner = np.arange(n), np.empty(n, np.int64), np.empty(n, np.int32)
+    flow, where, dst_owner = job.alone, np.empty(n, np.int64), np.empty(n, np.int32)
     _take(first << KIND_BITS | SINGLE, writable(job.routes.index, np.int32), job.alone, where)
     if len(job.branches.member):
+        flow = np.arange(n)
         flow[job.branches.member], where[job.branches.member] = job.branches.flow, job.branches.where
     if program is None:
         np.take(rank_of_device, job.dst, out=dst_owner)

@@ -3,7 +3,6 @@
 Rows of one rank mostly follow one another, so they are found once as runs, and moved as such.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from meshemu.comm import Comm
 from meshemu.network.compiled import at, copy, kernel, writable
 from meshemu.network.events import Ints
 
-__all__ = ["Rows", "merge_rows", "rows_of"]
+__all__ = ["Rows", "joined_rows", "own_rows", "rows_of"]
 
 Ids = NDArray[np.int32]
 
@@ -54,18 +53,15 @@ def _take_out(values: Ints, runs: Ints, width: int, rank: int, own: Ints) -> Non
 
 
 @kernel
-def _put_in(packed: Ints, runs: Ints, width: int, rank: int, own: bool, begin: Ints, values: Ints) -> None:
-    """Put rows back in their places: those of `rank` if `own`, else those of all others.
-
-    In `packed` the rows of each rank stand together, at begin[rank], which moves on. It may be `values` itself, if no
-    row stands there before its place.
+def _place(own: Ints, others: Ints, runs: Ints, width: int, rank: int, begin: Ints, values: Ints) -> None:
+    """Fill `values` with the rows of all ranks: those of `rank`, which stand together in `own`, and those of each other
+    rank, which stand together in `others` from begin[that rank] on. begin[rank] is 0; all of it moves on.
     """
     for run in range(len(runs)):
-        owner = runs[run, 2]
-        if (owner == rank) == own:
-            target = values[runs[run, 0] * width : runs[run, 1] * width]
-            copy(packed[begin[owner] : begin[owner] + len(target)], target)
-            begin[owner] += len(target)
+        owner, target = runs[run, 2], values[runs[run, 0] * width : runs[run, 1] * width]
+        end = begin[owner] + len(target)
+        copy((own if owner == rank else others)[begin[owner] : end], target)
+        begin[owner] = end
 
 
 def rows_of(vertex: Ids, rank_of_vertex: Ids, n_ranks: int) -> Rows:
@@ -74,33 +70,32 @@ def rows_of(vertex: Ids, rank_of_vertex: Ids, n_ranks: int) -> Rows:
     return Rows(runs[: _find_runs(writable(vertex, np.int32), rank_of_vertex, runs, count)], count)
 
 
-def merge_rows(arrays: Sequence[Ints], rows: Rows, comm: Comm | None, *, at_end: bool = False) -> None:
-    """Complete on every rank contiguous arrays (n, ...) of which each rank knows its own rows. comm: None for one rank.
-
-    at_end: these stand not in their places but one after another at the end of the array.
-    """
-    rank, begin = 0 if comm is None else comm.rank, np.cumsum(rows.count) - rows.count
-    n_own = int(rows.count[rank])
-    widths = [int(np.prod(values.shape[1:], dtype=np.int64)) for values in arrays]
-    room = max(widths, default=0)
-    packed, taken = np.empty(int(rows.count.sum()) * room, np.int64), np.empty(0 if at_end else n_own * room, np.int64)
-    for values, width in zip(arrays, widths, strict=True):
-        flat = values.reshape(-1)
-        first_own = flat.size - n_own * width
-        own = flat[first_own:] if at_end else taken[: n_own * width]
-        if not at_end:
-            _take_out(flat, rows.runs, width, rank, own)
-        if comm is not None:
-            _swap(own, packed, begin * width, rows.count * width, comm)
-        if at_end:  # no row moves on, so none is overwritten before it has moved
-            _put_in(flat, rows.runs, width, rank, True, np.full(len(begin), first_own), flat)
-        _put_in(packed, rows.runs, width, rank, False, begin * width, flat)
+def own_rows(values: Ints, rows: Rows, rank: int) -> Ints:
+    """The rows of a rank, (n_own, ...), of an array of all rows, (n, ...)."""
+    own = np.empty((int(rows.count[rank]), *values.shape[1:]), np.int64)
+    _take_out(values.reshape(-1), rows.runs, _width(values), rank, own.reshape(-1))
+    return own
 
 
-def _swap(own: Ints, packed: Ints, begin: Ints, count: Ints, comm: Comm) -> None:
-    """Send `own` to all other ranks; what each of them sends comes to begin[rank] in `packed`."""
-    peers = [peer for peer in range(comm.size) if peer != comm.rank]
-    comm.exchange(
-        {peer: own.view(np.uint8) for peer in peers if own.size},
-        {peer: packed[begin[peer] : begin[peer] + count[peer]].view(np.uint8) for peer in peers if count[peer]},
-    )
+def joined_rows(own: Ints, rows: Rows, comm: Comm | None) -> Ints:
+    """All rows on every rank, (n, ...), of each of which its own are known, (n_own, ...). comm: None for one rank."""
+    width, flat, rank = _width(own), own.reshape(-1), 0 if comm is None else comm.rank
+    count = rows.count * width
+    count[rank] = 0
+    begin = np.cumsum(count) - count
+    others = np.empty(int(count.sum()), np.int64)
+    if comm is not None:
+        peers = [peer for peer in range(comm.size) if peer != rank]
+        comm.exchange(
+            {peer: flat.view(np.uint8) for peer in peers if flat.size},
+            {peer: others[begin[peer] : begin[peer] + count[peer]].view(np.uint8) for peer in peers if count[peer]},
+        )
+    values = np.empty((int(rows.count.sum()), *own.shape[1:]), np.int64)
+    begin[rank] = 0
+    _place(flat, others, rows.runs, width, rank, begin, values.reshape(-1))
+    return values
+
+
+def _width(rows: Ints) -> int:
+    """How many numbers a row has."""
+    return int(np.prod(rows.shape[1:], dtype=np.int64))

@@ -158,7 +158,7 @@ def program_job(
             src=program.src,
             dst=program.dst,
             size_bytes=size,
-            ready_ps=np.zeros(program.n_messages, np.int64),
+            ready_ps=np.broadcast_to(np.int64(0), program.n_messages),
             program=program,
             duration_ps=duration,
             units=units,

@@ -17,7 +17,7 @@ from meshemu.network.credit import BackPressure, back_pressure, run_routers
 from meshemu.network.engine import Region
 from meshemu.network.inputs import network_of, work_of
 from meshemu.network.kernels import run
-from meshemu.network.merging import merge_rows, rows_of
+from meshemu.network.merging import joined_rows, own_rows, rows_of
 from meshemu.network.prepare import Job, messages_job, program_job
 from meshemu.network.results import EngineCounters, LinkStats, MessageTimes, OpTimes, RankCounters, Timeline, Timing
 from meshemu.network.shares import Share, no_ops, share_of
@@ -149,7 +149,8 @@ def _first_use(mesh: Mesh) -> None:
     """Use every kernel once, on a Program without ops."""
     job = program_job(ProgramBuilder(mesh.n_devices).build(), mesh, [], 1, "xy")
     _run(job, np.zeros(mesh.n_vertices, np.int32), 1, None, 1, None)
-    merge_rows([np.zeros(1, np.int64)], rows_of(np.zeros(1, np.int32), np.zeros(1, np.int32), 1), None)
+    rows = rows_of(np.zeros(1, np.int32), np.zeros(1, np.int32), 1)
+    joined_rows(own_rows(np.zeros(1, np.int64), rows, 0), rows, None)
 
 
 def _run(
@@ -212,16 +213,19 @@ def _combined(
     bin_ps = region.widen_bins(end)
     link_fields = [fields.CARRIED, fields.BUSY, fields.WAIT, fields.PACKETS, fields.QUEUE_MAX]
     links, bins = np.ascontiguousarray(state.link[:, link_fields]), state.busy_bins
-    op_start, op_end, depart, arrival = region.op_start, region.op_end, state.depart, state.arrival
+    op_start, op_end, depart, arrival = state.start, state.end, state.depart, state.arrival
     events, hops = (int(state.scalar[field]) for field in (fields.EVENTS, fields.HOPS))
     ranks = [RankCounters(events, counts.sent, counts.busy_s)]
     if comm is not None:
         if job.program is not None:
-            merge_rows([op_start, op_end], share.rows, comm, at_end=True)
-        for arrays, vertex in (
-            ([depart], job.src), ([arrival], job.dst), ([links, bins], job.mesh.link_src),
-        ):  # fmt: skip
-            merge_rows(arrays, rows_of(vertex, rank_of_vertex, comm.size), comm)
+            op_start, op_end = (joined_rows(own, share.rows, comm) for own in (op_start, op_end))
+        sent, received, of_links = (
+            rows_of(vertex, rank_of_vertex, comm.size) for vertex in (job.src, job.dst, job.mesh.link_src)
+        )
+        depart, arrival, links, bins = (
+            joined_rows(own_rows(values, rows, comm.rank), rows, comm)
+            for values, rows in ((depart, sent), (arrival, received), (links, of_links), (bins, of_links))
+        )
         hops = int(comm.sum(np.array([hops]))[0])
         ranks = comm.all_gather(ranks[0])
     if job.reordered:
