@@ -2,7 +2,7 @@
 
 glibc gives the pages of every large array back at once, and the kernel clears each page anew that is touched for the
 first time: 0.3 to 0.5 ms per MB, where writing to memory that is there takes 0.04. A training step frees and asks for
-gigabytes. To keep them takes 5 to 10 % off an executed step of ResNet-50 and a tenth off the timing engine on two ranks;
+gigabytes. Keeping them takes 5 to 10 % off an executed step of ResNet-50, a tenth off the timing engine on two ranks;
 the most memory of a process stays within 6 % of what it was.
 """
 
