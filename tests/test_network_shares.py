@@ -113,6 +113,9 @@ WRONG = {
     "device": (lambda p: (p.n_ops * 2 // 3, p.n_devices), "an op names a device outside 0..5"),
     "dep": (late_dependency, r"op \d+ waits for op \d+ of another device"),
     "dep ": (lambda p: (len(p.dep) - 1, p.n_ops), r"a dependency names an op outside 0..\d+"),
+    "dep_ptr": (lambda p: (0, -1), r"dep_ptr does not index \d+ dependencies of \d+ ops"),
+    "dep_ptr ": (lambda p: (p.n_ops, len(p.dep) + 1), r"dep_ptr does not index \d+ dependencies of \d+ ops"),
+    "dep_ptr  ": (lambda p: (p.n_ops, 0), r"dep_ptr does not index \d+ dependencies of \d+ ops"),
     "send_op": (lambda p: (p.n_messages - 2, last(p, OpKind.COMPUTE)), r"message \d+: op \d+ is not its SEND on"),
     "send_op ": (lambda p: (p.n_messages - 2, -1), r"a message names a SEND outside 0..\d+"),
     "recv_op": (lambda p: (p.n_messages - 2, p.recv_op[0]), r"message \d+: op \d+ is not its RECV on device"),
@@ -142,6 +145,12 @@ def test_every_rank_names_the_same_fault(what):
     for n_ranks in (2, 3, 40):
         assert run_ranks(n_ranks, lambda comm: check_program(program, comm)) == [False] * n_ranks
         assert run_ranks(n_ranks, refused) == [str(alone.value)] * n_ranks
+
+
+def test_a_list_of_dependencies_that_is_too_short_is_named():
+    program, _ = random_program(6, seed=3)
+    with pytest.raises(ScheduleError, match=r"dep_ptr does not index \d+ dependencies of \d+ ops"):
+        check_program(replace(program, dep_ptr=program.dep_ptr[:-1]))
 
 
 @pytest.mark.parametrize("n_ranks", [1, 2, 4])

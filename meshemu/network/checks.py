@@ -39,7 +39,10 @@ def _ops_fit(
             return False
         if 0 <= kind[at(op)] < len(count):
             count[at(kind[at(op)])] += 1
-        for entry in range(dep_ptr[at(op)], dep_ptr[at(op + 1)]):
+        first, behind = dep_ptr[at(op)], dep_ptr[at(op + 1)]
+        if first < 0 or behind < first or behind > len(dep):
+            return False
+        for entry in range(first, behind):
             on = dep[at(entry)]
             if on < 0 or on >= n_ops or device[at(on)] != here:
                 return False
@@ -81,6 +84,8 @@ def check_program(program: Program, comm: Comm | None = None) -> bool:
     for name, n in (("ops", program.n_ops), ("dependencies", len(program.dep))):
         if n > MOST:
             raise ScheduleError(f"the Program has {n} {name}, at most {MOST} can be timed")
+    if len(program.dep_ptr) != program.n_ops + 1:  # the first pass over it would leave it
+        _refuse_ops(program)
     tally = _tally(program, 0, 1) if comm is None else comm.sum(_tally(program, comm.rank, comm.size))
     wrong, n_shared, surplus = tally[0], tally[1:3], tally[3:]
     if wrong or surplus.any():
@@ -145,7 +150,9 @@ def _refuse(program: Program) -> NoReturn:
 
 def _refuse_ops(program: Program) -> NoReturn:
     """Name what is wrong with dependencies or devices."""
-    n_ops, device = program.n_ops, program.device
+    n_ops, device, dep_ptr = program.n_ops, program.device, program.dep_ptr
+    if len(dep_ptr) != n_ops + 1 or dep_ptr[0] < 0 or dep_ptr[-1] > len(program.dep) or np.any(np.diff(dep_ptr) < 0):
+        raise ScheduleError(f"dep_ptr does not index {len(program.dep)} dependencies of {n_ops} ops")
     if not _all_in_range(program.dep, n_ops):
         raise ScheduleError(f"a dependency names an op outside 0..{n_ops - 1}")
     if not _all_in_range(device, program.n_devices):
