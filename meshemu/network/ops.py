@@ -20,9 +20,9 @@ SEND, RECV = 1, 2  # values of program.OpKind, as constants that the compiler se
 def _release(work: Work, state: State, op: int) -> None:
     """An op has nothing left to wait for: give it to its unit or to the network, or end it."""
     scalar, i = state.scalar, at(op)
-    kind, time, message = work.kind[i], state.ready[i], work.message[i]
-    state.start[i] = time
+    kind, time, message = work.kind[i], state.start[i], work.message[i]
     if kind == SEND:
+        state.end[i] = time
         scalar[ROOM] -= 1
         push(state.heap, scalar, time, work.flow[at(message)] << PACKET_BITS, work.where[at(message)], time)
     elif kind != RECV and work.duration[i] > 0 and work.unit[i] >= 0:
@@ -45,7 +45,7 @@ def _pass_on(work: Work, state: State) -> None:
         for entry in range(work.successor_ptr[at(op)], work.successor_ptr[at(op + 1)]):
             successor = int(work.successor[at(entry)])
             i = at(successor)
-            state.ready[i] = max(state.ready[i], end)
+            state.start[i] = max(state.start[i], end)
             state.waiting[i] -= 1
             if state.waiting[i] == 0:
                 _release(work, state, successor)

@@ -150,7 +150,8 @@ class State(NamedTuple):
 
     link: [n_links, LINK_FIELDS]; unit_free: [n_devices, n_units], first those that combine; per message depart,
     arrival;
-    waiting: events that an op still waits for; ready, start, end per op; busy_bins: [n_links, n_bins];
+    waiting: events that an op still waits for; start, end per op (start: when it is ready, as far as is known, until
+    it has started); busy_bins: [n_links, n_bins];
     heap: [n, EVENT], a binary heap; out: rows as in `events.ROW`; queue: [n, 2],
     lists of the start times of waiting packets; line: [n, 5], lists of events, the next entry in column 0;
     input: [n_branches, INPUT_FIELDS], whose lists are in `line` too;
@@ -162,7 +163,6 @@ class State(NamedTuple):
     depart: Ints
     arrival: Ints
     waiting: NDArray[np.int32]
-    ready: Ints
     start: Ints
     end: Ints
     busy_bins: Ints
