@@ -54,7 +54,7 @@ def test_a_line_reads_well() -> None:
         'collective 0 all_reduce ring grid 2 3 chunks 6 bytes 48 devices 0,1,2,3,4,5 label "all_reduce ring"'
     )
     assert any(
-        line.endswith('class reduce_sum format fp32 flops 2 read 16 write 8 message 0 collective 0 chunks 0:1 '
+        line.endswith('class reduce_sum format fp32 flops 2 read 16 write 8 message 0 collective 0 chunks 3:4 '
                       'label "all_reduce ring" after 6') for line in text
     )  # fmt: skip
 
