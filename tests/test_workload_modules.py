@@ -109,7 +109,8 @@ VECTOR_LOSSES: dict[str, Loss] = {
 def test_losses_of_vectors(name: str) -> None:
     batch = images(7, 6), classes(7, n=4)
     loss = (CLASS_LOSSES | VECTOR_LOSSES)[name]
-    check(lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 4)), batch, loss, DATA)
+    plans = [*DATA, ({"tensor": 2, "data": 3}, 2, 3)]
+    check(lambda: nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.GELU(), nn.Linear(8, 4)), batch, loss, plans)
 
 
 @pytest.mark.parametrize("name", CLASS_LOSSES)

@@ -233,6 +233,8 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "einsum over the map": lambda x: torch.einsum("nchw,ndhw->ncd", x, x.sin()),
     "einsum over channels": lambda x: torch.einsum("nchw,kc->nkhw", x, torch.ones(2, 4, dtype=x.dtype)),
     "samples by samples": lambda x: x.flatten(1) @ x.flatten(1).T,
+    "solved": lambda x: torch.linalg.solve(x @ x.mT + 2 * torch.eye(x.shape[2], dtype=x.dtype), x),
+    "factored": lambda x: torch.linalg.cholesky(x @ x.mT + torch.eye(x.shape[2], dtype=x.dtype)),
     "attention": lambda x: F.scaled_dot_product_attention(*[x.flatten(2).transpose(1, 2)[:, None]] * 3),
     # Blocks of size one that broadcast, in either order.
     "pooled to one pixel": lambda x: F.avg_pool2d(x, (x.shape[2], x.shape[3])) * x,

@@ -67,7 +67,7 @@ class Operators:
 
     def _replicated(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Every device computes the same from the same: no rule is needed."""
-        low, metas = self._low, node.meta["val"]
+        low, metas = self._low, node.meta.get("val")  # an operator that only looks at its inputs, and raises, makes none
         several = isinstance(metas, tuple | list)
         outputs = [None if meta is None else low.like(meta) for meta in (metas if several else [metas])]
         low.compute(

@@ -1,5 +1,7 @@
 """How far a cut of a node's result reaches through the operators that follow, before blocks would have to move."""
 
+from typing import Any
+
 import torch
 from torch import fx
 
@@ -58,7 +60,7 @@ def _after(source: fx.Node, user: fx.Node, cut: Split) -> tuple[Split | None, bo
             order[a], order[b] = order[b], order[a]
         return cut.moved(order.index(cut.dim)), True
     if name in JOINED_OR_SLICED:
-        along = _dim_of(user, rank)
+        along = int(_given(user, "dim", 0)) % rank
         if along != cut.dim:
             gone = name in ("select", "unbind") and along < cut.dim
             return cut.moved(cut.dim - gone), True
@@ -68,7 +70,7 @@ def _after(source: fx.Node, user: fx.Node, cut: Split) -> tuple[Split | None, bo
     if name == "native_layer_norm":
         return None, cut.dim < rank - len(user.args[1])  # type: ignore[arg-type]
     if name in STATISTICS:
-        return None, cut.dim not in reduced_dims(rank, user.args[1] if len(user.args) > 1 else user.kwargs.get("dim"))
+        return None, cut.dim not in reduced_dims(rank, _given(user, "dim", None))
     pointwise = isinstance(target, torch._ops.OpOverload) and torch.Tag.pointwise in target.tags
     if (pointwise or name in ("clone", "_to_copy", "expand", "detach")) and isinstance(result, torch.Tensor):
         return cut.moved(cut.dim + result.dim() - rank), True
@@ -84,8 +86,8 @@ def _parted(user: fx.Node, cut: Split) -> tuple[Split | None, bool]:
     return Split(cut.dim, cut.axes, cut.ranges, size // segment), True
 
 
-def _dim_of(user: fx.Node, rank: int) -> int:
-    """The dim along which an operator joins or slices."""
-    position = 2 if base_name(user) in ("split", "split_with_sizes", "chunk") else 1
-    given = user.args[position] if len(user.args) > position else user.kwargs.get("dim", 0)
-    return int(given) % rank  # type: ignore[arg-type]
+def _given(user: fx.Node, name: str, default: Any) -> Any:
+    """An argument of an operator by its name: where `dim` stands differs from one to the next."""
+    names = [argument.name for argument in user.target._schema.arguments]  # type: ignore[union-attr]
+    position = names.index(name) if name in names else len(user.args)
+    return user.args[position] if position < len(user.args) else user.kwargs.get(name, default)

@@ -106,7 +106,7 @@ class Compute:
     @property
     def stages(self) -> tuple[int, ...]:
         """The stages of the pipeline that carry it out."""
-        return self.outputs[0].layout.stages
+        return (self.outputs or self.inputs)[0].layout.stages
 
 
 @dataclass(frozen=True, eq=False)
