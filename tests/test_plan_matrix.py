@@ -335,7 +335,7 @@ def test_an_operator_without_a_rule_gathers_and_says_so() -> None:
     step = partitioned(graph, "data", 2, 2)
     assert_same_step(step.run(model, batch), plain_step(model, batch, loss))
     (gathered,) = step.spmd.gathered
-    assert "svd" in gathered.op
+    assert "svd" in gathered.op and gathered.module == "the model"
     assert gathered.size_bytes == 8 * 6 * 8
     (fetch,) = collectives(step, "all_gather")
     assert sum(prod(v.shape) * 8 for v in fetch.outputs) == gathered.size_bytes

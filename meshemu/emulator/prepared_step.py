@@ -56,7 +56,7 @@ class PreparedStep:
         """
         why = f", chosen: {self.reason}" if self.reason else ""
         gathers = (
-            f"gathered: {g.op} in {g.module or 'the loss'} has no sharding rule for its inputs; all devices compute it "
+            f"gathered: {g.op} in {g.module} has no sharding rule for its inputs; all devices compute it "
             f"on whole ones ({format_bytes(g.size_bytes)} of cut inputs)"
             for g in self.gathered
         )

@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from meshemu.errors import CaptureError, DataDependentError, MeshemuError
 from meshemu.workload.decisions import Decided, Decision, Replay, UnansweredError, asking
-from meshemu.workload.graph import Graph, GraphInput, Role, module_of, updated_by
+from meshemu.workload.graph import Graph, GraphInput, Role, updated_by, where
 from meshemu.workload.origins import origins_of
 from meshemu.workload.step_maths import StepFunction, StepMaths, checked_maths
 
@@ -170,7 +170,7 @@ def _check_shapes(model_name: str, nodes: tuple[fx.Node, ...]) -> None:
             if not all(isinstance(n, int) for n in sizes if n is not None):
                 raise CaptureError(
                     f"{model_name} cannot be captured as one graph: the shape of what {node.target} (node {node.name}, "
-                    f"module {module_of(node) or 'the loss'}) makes depends on data"
+                    f"module {where(node)}) makes depends on data"
                 )
 
 

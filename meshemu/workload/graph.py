@@ -7,7 +7,7 @@ from enum import Enum
 import torch
 from torch import fx
 
-__all__ = ["Graph", "GraphInput", "Role", "module_of", "updated_by"]
+__all__ = ["Graph", "GraphInput", "Role", "module_of", "updated_by", "where"]
 
 
 class Role(Enum):
@@ -57,6 +57,11 @@ def module_of(node: fx.Node) -> str:
     """Dotted name of the module whose forward or backward made this node ("" if it belongs to none)."""
     stack = node.meta.get("nn_module_stack")
     return next(reversed(stack)) if stack else ""
+
+
+def where(node: fx.Node) -> str:
+    """For people: the module of a node, or what it belongs to in place of one inside the model."""
+    return module_of(node) or ("the model" if node.meta.get("nn_module_stack") else "the loss")
 
 
 def updated_by(node: fx.Node) -> tuple[fx.Node, ...]:

@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from meshemu.errors import UnsupportedOpError
 from meshemu.program.traffic import stage_label
-from meshemu.workload.graph import module_of
+from meshemu.workload.graph import module_of, where
 from meshemu.workload.layout import REPLICATED, Layout, Split, gathered_axes
 from meshemu.workload.plan import Plan
 from meshemu.workload.rounder import Rounder
@@ -262,11 +262,10 @@ class Lowering:
 
     def refuse(self, node: fx.Node, values: Sequence[Value]) -> UnsupportedOpError:
         """The error for an operator that has no rule."""
-        where = module_of(node) or "the loss"
         cuts = dict.fromkeys(f"dim {s.dim} over {' x '.join(s.axes)}" for v in values for s in v.layout.splits)
         given = f" for an input cut in {', '.join(cuts)}" if cuts else ""
         return UnsupportedOpError(
-            f"operator {node.target} (node {node.name}, module {where}) has no sharding rule{given} under plan "
+            f"operator {node.target} (node {node.name}, module {where(node)}) has no sharding rule{given} under plan "
             f"{self.plan.describe()}"
         )
 

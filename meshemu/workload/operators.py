@@ -7,7 +7,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from meshemu.errors import UnsupportedOpError
-from meshemu.workload.graph import module_of
+from meshemu.workload.graph import where
 from meshemu.workload.lowering import Lowering, attributes_of, base_name, operator_of
 from meshemu.workload.rules import find_rule, needs_rule
 from meshemu.workload.segments import lower_segments, without_segments
@@ -61,13 +61,14 @@ class Operators:
 
     def _note(self, node: fx.Node, values: list[Value]) -> None:
         cut = {value.id: prod(value.shape) * value.dtype.itemsize for value in values if value.layout.splits}
-        key = str(node.target), module_of(node)
+        key = str(node.target), where(node)
         before = self._gathered[key].size_bytes if key in self._gathered else 0
         self._gathered[key] = Gathered(*key, before + sum(cut.values()))
 
     def _replicated(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
         """Every device computes the same from the same: no rule is needed."""
-        low, metas = self._low, node.meta.get("val")  # an operator that only looks at its inputs, and raises, makes none
+        low = self._low
+        metas: Any = node.meta.get("val")  # None: the operator only looks at its inputs, and may raise
         several = isinstance(metas, tuple | list)
         outputs = [None if meta is None else low.like(meta) for meta in (metas if several else [metas])]
         low.compute(

@@ -179,7 +179,7 @@ class Part:
 class Gathered:
     """An operator that no rule could compute on blocks: every device computed it on whole inputs.
 
-    size_bytes: of those inputs that were cut.
+    module: whose it is, or "the model" or "the loss". size_bytes: of those inputs that were cut.
     """
 
     op: str
