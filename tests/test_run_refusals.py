@@ -1,5 +1,7 @@
 """What a user can ask for and not get: one line, from Python and from a configuration, before anything runs."""
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from meshemu.runtime.failure import guard
 from meshemu.runtime.launch import detect_launch
 from meshemu.workload.user_function import load_function
 
+ROOT = Path(__file__).parent.parent
 CONFIG = config_text(
     'steps = 1\noptimizer = { name = "sgd", lr = 0.1 }', plan="{ data = 2 }", model='build = "mine.py:tiny"',
     batch_size=4,
@@ -41,6 +44,9 @@ def tiny():
 
 def drawing():
     return Drawing()
+
+def narrow():
+    return nn.Linear(5, 4)
 
 def elsewhere():
     return Tiny().to("meta")
@@ -112,6 +118,10 @@ CASES: list[Case] = [
         "operator aten.multinomial.default",
     ),
     (
+        "a model that its inputs do not fit", {"model": "narrow"}, ["model.build=mine.py:narrow"],
+        "Linear cannot be captured as one graph: RuntimeError: a and b must have same reduction dim",
+    ),
+    (
         "a model on another device", {"model": "elsewhere"}, ["model.build=mine.py:elsewhere"],
         "linear.weight is on device meta: meshemu runs the maths on the CPU",
     ),
@@ -161,3 +171,12 @@ def test_from_a_configuration(
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("meshemu") and said in line
     assert not (folder / "run.h5").exists()
+
+
+def test_torch_has_nothing_to_add(folder: Path) -> None:
+    """It logs a traceback of an operator that its inputs do not fit, in a process whose stderr nobody has replaced."""
+    command = [sys.executable, "-m", "meshemu", "run", "run.toml", "--set", "model.build=mine.py:narrow"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120, check=False)
+    (line,) = done.stderr.splitlines()
+    assert done.returncode == 2 and line.startswith("meshemu: error: Linear cannot be captured")

@@ -1,16 +1,24 @@
 """How a user's batch, model and loss or metric come together, in `emulate` and in `evaluate`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from meshemu.errors import InputError
+from meshemu.workload.index_limits import check_indices
+from meshemu.workload.spmd import IndexLimit
 
-__all__ = ["apply", "batch_function", "loss_of"]
+__all__ = ["apply", "batch_function", "checked_batch", "loss_of"]
 
 
 def batch_function(batch: Any) -> Callable[[int], Any]:
     """The function step -> batch that `batch` is, or that always gives `batch`."""
     return batch if callable(batch) else lambda _step: batch
+
+
+def checked_batch(batch: Any, limits: Sequence[IndexLimit], step: int) -> Any:
+    """The batch. Raises InputError where a number of it chooses a class or row that there is not."""
+    check_indices(limits, batch, f"batch of step {step}")
+    return batch
 
 
 def apply(call: Callable[..., Any], batch: Any) -> tuple[Any, Any]:

@@ -1,5 +1,6 @@
 """What a configuration describes, built: the system, the model with its optimizer, data, loss, held-out scores."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from meshemu.execute.training import DType, Module, Samples
 from meshemu.hardware import System
 from meshemu.workload import data as workload_data
 from meshemu.workload import models
-from meshemu.workload.data import Dataset
+from meshemu.workload.data import Dataset, StoredSamples
 from meshemu.workload.dtypes import DTYPES, cast
+from meshemu.workload.index_limits import check_indices
 from meshemu.workload.losses import LossFunction, load_loss
+from meshemu.workload.spmd import IndexLimit
 
 __all__ = ["Parts", "parts_of", "system_of"]
 
@@ -52,6 +55,12 @@ class Parts:
         size, seed = self.settings.data.batch_size, self.settings.training.seed
         inputs, targets = workload_data.batch(self.dataset, step, size, seed, samples)
         return cast(inputs, self.dtype), cast(targets, self.dtype)
+
+    def check_indices(self, limits: Sequence[IndexLimit]) -> None:
+        """Raise InputError for a class or row that there is not, in what is held in memory: what is made, is right."""
+        for name, samples in (("train", self.dataset.train), ("test", self.dataset.test)):
+            if isinstance(samples, StoredSamples):
+                check_indices(limits, (samples.inputs, samples.targets), f"data: {name}")
 
     def empty_batch(self) -> Any:
         """A batch without values."""

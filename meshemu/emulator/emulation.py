@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from meshemu.config import toml_text
-from meshemu.emulator.batches import batch_function, loss_of
+from meshemu.emulator.batches import batch_function, checked_batch, loss_of
 from meshemu.emulator.memory_policy import memory_options
 from meshemu.emulator.prepare import FirstStep, PreparedStep, prepare
 from meshemu.emulator.recording import Layout, Recorder
@@ -119,9 +119,10 @@ def emulate(
     update = None if optimizer is None else bind_optimizer(model, optimizer)
     rates = None if schedule is None else bind_schedule(update, schedule, steps)
     first_step = 0 if state is None else _go_on(model, update, rates, state)
+    first_batch = batch_of(first_step)
     prepared = prepare(
         model,
-        batch_of(first_step),
+        first_batch,
         lambda call, item: loss_of(call, item, loss_fn),
         system=system,
         plan=plan,
@@ -137,6 +138,8 @@ def emulate(
         autocast_dtype=checked_autocast(model, autocast),
         first=FirstStep(lambda: batch_of(first_step), seed, first_step) if execute else None,
     )
+    if execute:
+        checked_batch(first_batch, prepared.spmd.index_limits, first_step)
     recorder = None
     if output is not None:
         training = {"steps": steps, "seed": seed} | ({} if clip_norm is None else {"clip_norm": clip_norm})
@@ -157,7 +160,7 @@ def emulate(
         history = train(
             trainer,
             range(first_step, first_step + steps),
-            batch_of,
+            lambda step: checked_batch(batch_of(step), prepared.spmd.index_limits, step),
             history=History(),
             recorder=recorder,
             timed=lambda: prepared.last_timed,

@@ -15,6 +15,7 @@ from meshemu.execute.training import DType, Module, Tensor, run_step
 from meshemu.hardware import Router, System
 from meshemu.hardware.format_roles import formats_of
 from meshemu.runtime.mpi import as_comm
+from meshemu.workload.index_limits import check_indices
 
 __all__ = ["EvaluationResult", "evaluate"]
 
@@ -76,5 +77,7 @@ def evaluate(
             autocast_dtype=checked_autocast(model, autocast),
             first=FirstStep(lambda: batch, seed) if execute else None,
         )
+        if execute:
+            check_indices(prepared.spmd.index_limits, batch, "batch")
         metrics = run_step(prepared.executor(ranks), model, batch, seed, 0).metrics if execute else {}
     return EvaluationResult(metrics, prepared)

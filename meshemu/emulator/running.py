@@ -96,6 +96,7 @@ def run(
         _say(prepared.remarks, ranks)
     trainer = None
     if execute:
+        parts.check_indices(prepared.spmd.index_limits)
         executor = prepared.executor(ranks)
         trainer = Trainer(parts.model, parts.optimizer, executor, training.seed, parts.schedule, settings.formats)
         if start.checkpoint:

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from meshemu.errors import InputError
 from meshemu.execute.blocks import Blocks, Host, Key
 from meshemu.workload.formats.maxima import Maxima
 from meshemu.workload.layout import Layout
@@ -86,7 +87,11 @@ class ComputeTask:
             else:
                 args = [_fill(arg, environment, moment) for arg in call.args]
                 kwargs = {name: _fill(arg, environment, moment) for name, arg in call.kwargs.items()}
-                results = _tensors(self.instruction.target(*args, **kwargs))
+                try:
+                    results = _tensors(self.instruction.target(*args, **kwargs))
+                except (IndexError, RuntimeError, ValueError) as error:  # of values: shapes fit
+                    said = f"{self.instruction.label}: {type(error).__name__}: {error}"
+                    raise InputError(f"step {step}: {said}") from error
             for value, key, tensor in zip(outputs, call.outputs, results, strict=True):
                 environment[value.id][key] = tensor
 

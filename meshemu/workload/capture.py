@@ -5,6 +5,7 @@ updates by functionalisation. No tensor of the model is computed or copied. A st
 captured along the path that a list of decisions says.
 """
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
@@ -75,7 +76,7 @@ def capture_maths(
     answers = [list(decision.results) for decision in decisions]
     example = (maths.parameters, maths.buffers, list(leaves), answers)
     try:
-        with _TRACING, fx_traceback.preserve_node_meta(), torch.autocast("cpu", enabled=False):
+        with _TRACING, _quiet(), fx_traceback.preserve_node_meta(), torch.autocast("cpu", enabled=False):
             with _module_names(maths.model):
                 traced = _trace(whole_step)(*example)
             interpreter = fx.Interpreter(traced)
@@ -172,6 +173,17 @@ def _check_shapes(model_name: str, nodes: tuple[fx.Node, ...]) -> None:
                     f"{model_name} cannot be captured as one graph: the shape of what {node.target} (node {node.name}, "
                     f"module {where(node)}) makes depends on data"
                 )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the traceback that torch logs of an operator whose inputs do not fit: the error says it in one line."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 @contextmanager

@@ -55,7 +55,10 @@ def is_random(node: fx.Node) -> bool:
 
 
 def without_parameters(graph: Graph, updated: Collection[str]) -> frozenset[fx.Node]:
-    """Operators whose results depend on batch leaves, constants and buffers at rest alone, and on no chance."""
+    """Operators whose results depend on batch leaves, constants and buffers at rest alone, and on no chance.
+
+    One without results is none of them: it only looks at its inputs, and has to be run though nobody reads it.
+    """
     known = {
         item.node
         for item in graph.inputs
@@ -63,6 +66,7 @@ def without_parameters(graph: Graph, updated: Collection[str]) -> frozenset[fx.N
     }
     inputs = set(known)
     for node in graph.nodes:
-        if not is_random(node) and known.issuperset(node.all_input_nodes):
+        has_results = node.op == "get_attr" or node.meta.get("val") is not None
+        if has_results and not is_random(node) and known.issuperset(node.all_input_nodes):
             known.add(node)
     return frozenset(known - inputs)

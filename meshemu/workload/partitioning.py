@@ -11,6 +11,7 @@ from meshemu.workload.dependence import updated_buffers
 from meshemu.workload.formats.storing import Storing
 from meshemu.workload.gradients import Gradients, accumulated
 from meshemu.workload.graph import Graph, GraphInput, Role
+from meshemu.workload.index_limits import index_limits
 from meshemu.workload.layout import REPLICATED, Layout, Split, even_ranges
 from meshemu.workload.lowering import Lowering
 from meshemu.workload.micro_batch import Before, MicroBatch, ParameterSource
@@ -84,6 +85,7 @@ def partition(
         metrics={name: means[node] for name, node in graph.metrics.items()},
         parts=step.parts,
         gathered=operators.gathered,
+        index_limits=index_limits(graph),
         gradient_norm=norm,
         instructions=scalars_apart(low.instructions),
     )

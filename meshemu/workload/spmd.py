@@ -21,6 +21,7 @@ __all__ = [
     "Compute",
     "Fetch",
     "Gathered",
+    "IndexLimit",
     "Instruction",
     "LocalRange",
     "LocalShape",
@@ -187,6 +188,16 @@ class Gathered:
     size_bytes: int
 
 
+@dataclass(frozen=True)
+class IndexLimit:
+    """Numbers of tensor `leaf` of the batch are 0 <= number < limit, or `ignored`. what: that they choose among."""
+
+    leaf: int
+    limit: int
+    ignored: int | None
+    what: str
+
+
 @dataclass(frozen=True, eq=False)
 class Spmd:
     """One partitioned step.
@@ -195,7 +206,7 @@ class Spmd:
     constants: name -> Value of tensors that the graph carries itself, constant_tensors: their data. loss (None in a
     step of evaluation), buffers, metrics: replicated results. gradients: each cut as its parameter is stored.
     gathered: what was computed on whole inputs. gradient_norm: over all gradients before they were clipped, if they
-    were.
+    were. index_limits: what numbers of the batch choose among.
     """
 
     instructions: tuple[Instruction, ...]
@@ -209,6 +220,7 @@ class Spmd:
     parts: Mapping[str, Part] = field(default_factory=dict)
     gathered: tuple[Gathered, ...] = ()
     gradient_norm: Value | None = None
+    index_limits: tuple[IndexLimit, ...] = ()
 
     @property
     def results(self) -> tuple[Value, ...]:
