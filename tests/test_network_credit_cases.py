@@ -285,6 +285,11 @@ def test_message_class_needs_a_router():
         simulate_messages(grid(2, 2), [0], [1], 64, message_class=[1])
 
 
+def test_what_is_no_router():
+    with pytest.raises(InputError, match="router = 3 must be a Router"):
+        simulate_messages(grid(2, 2), [0], [1], 64, router=3)
+
+
 def test_nothing_to_do():
     found = simulate_messages(grid(1, 1), [], [], [], router=Router())
     assert found.end_ps == 0

@@ -36,13 +36,15 @@ class BackPressure:
 def back_pressure(job: Job, router: Router | None, message_class: ArrayLike, order: Order) -> BackPressure | None:
     """The arguments of a job, checked; None without a router.
 
-    Raises InputError for a class that the router does not have, and for messages that fork or merge in routers.
+    Raises InputError for what is no router, for a class that it does not have, and for messages that fork or merge.
     """
     given = np.asarray(message_class)
     if router is None:
         if given.any():
             raise InputError("message_class needs a router: unbounded FIFOs have no virtual channels")
         return None
+    if not isinstance(router, Router):
+        raise InputError(f"router = {router!r} must be a Router")
     if job.mesh.switches is not None:
         raise InputError("network.router: routers are those of a mesh; this system's devices are joined by switches")
     if job.mesh.z_plane is not None:
