@@ -94,7 +94,16 @@ def run_under_mpi(
     if shutil.which(launcher) is None:
         pytest.fail(f"{launcher} is not there: install the 'mpich' wheel or set MPIRUN")
     command = [launcher, "-n", str(ranks), sys.executable, *arguments]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)} | (env or {})
+    # A job that is aborted leaves in its temporary folder what it had there.
+    with tempfile.TemporaryDirectory(prefix="meshemu-job-", ignore_cleanup_errors=True) as scratch:
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": scratch} | (env or {})
+        return _finished(command, timeout_s, cwd, environment)
+
+
+def _finished(
+    command: list[str], timeout_s: float, cwd: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
+    """The job when it has ended; of one that takes longer nothing survives, and the test has failed."""
     job = subprocess.Popen(
         command, cwd=cwd, env=environment, text=True, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
