@@ -66,7 +66,7 @@ def test_what_a_batch_may_not_hold(name: str, plan: Any, tmp_path: Path) -> None
             run(Words(), batch_of(**change), plan=plan, comm=comm, output=tmp_path / "out.h5")
         return str(error.value)
 
-    for n_ranks in (1, 2):
+    for n_ranks in (1, 2, 3, 4):
         for line in run_ranks(n_ranks, refused):
             assert line.startswith("batch of step 0: ") and said in line
     assert not (tmp_path / "out.h5").exists()
@@ -91,6 +91,21 @@ def test_what_it_may_hold() -> None:
     late = batch_of()[0].clone()
     late[3, 0] = 10**6
     assert run(Words(first=1), (late, batch_of()[1])).losses[0] > 0  # it is cut off before it chooses
+
+
+@pytest.mark.parametrize(("given", "fits"), [(torch.tensor([-0.5, 3.9]), True), (torch.tensor([4, 0]), False)])
+def test_numbers_that_are_made_integers_of_the_batch(given: torch.Tensor, fits: bool) -> None:
+    """Fractions are cut off before they choose, so they are none of what is looked at; a wider integer is."""
+    targets = given.to(torch.int16 if not given.is_floating_point() else torch.float32).repeat(4)
+
+    def loss(y: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(y, t.long())
+
+    if fits:
+        assert run(Words(), (batch_of()[0], targets), loss).losses[0] > 0
+        return
+    with pytest.raises(meshemu.InputError, match="batch of step 0: 4 in sample 0 is none of the 4 classes"):
+        run(Words(), (batch_of()[0], targets), loss)
 
 
 def test_maps_and_sequences() -> None:

@@ -136,7 +136,7 @@ def emulate(
         ingest_edges=edges,
         clip_norm=clip_norm,
         autocast_dtype=checked_autocast(model, autocast),
-        first=FirstStep(lambda: batch_of(first_step), seed, first_step) if execute else None,
+        first=FirstStep(lambda: first_batch, seed, first_step) if execute else None,
     )
     if execute:
         checked_batch(first_batch, prepared.spmd.index_limits, first_step)

@@ -22,7 +22,7 @@ LOSSES = frozenset({"nll_loss_forward", "nll_loss2d_forward"})
 EMBEDDINGS = frozenset({"embedding", "_embedding_bag", "_embedding_bag_forward_only"})
 SAME_NUMBERS = frozenset(
     {"view", "_unsafe_view", "reshape", "squeeze", "unsqueeze", "t", "transpose", "permute", "expand", "clone",
-     "detach", "alias", "lift_fresh", "_to_copy"}
+     "detach", "alias", "lift_fresh"}
 )  # fmt: skip
 
 
@@ -50,10 +50,17 @@ def _limit(node: fx.Node, leaves: dict[fx.Node, int], inputs: dict[fx.Node, Grap
 
 
 def _origin(value: Any) -> Any:
-    """What a node is another shape of."""
-    while isinstance(value, fx.Node) and value.op == "call_function" and base_name(value) in SAME_NUMBERS:
+    """What a node is another shape of, or a wider integer type; fractions and narrower types change numbers."""
+    while isinstance(value, fx.Node) and value.op == "call_function" and _keeps_numbers(value):
         value = value.args[0]
     return value
+
+
+def _keeps_numbers(node: fx.Node) -> bool:
+    if base_name(node) != "_to_copy":
+        return base_name(node) in SAME_NUMBERS
+    before, after = node.args[0].meta["val"].dtype, node.meta["val"].dtype  # type: ignore[union-attr]
+    return after == torch.int64 and not before.is_floating_point
 
 
 def check_indices(limits: Sequence[IndexLimit], batch: Any, where: str) -> None:
