@@ -15,6 +15,8 @@ from test_analysis_html import HOSTILE
 
 import meshemu
 from meshemu.analysis import page
+from meshemu.analysis.report import as_dict
+from meshemu.analysis.step_rows import step_rows
 from meshemu.mesh.mesh import WEST
 from meshemu.network.results import Timeline
 from meshemu.record import Run, open_run
@@ -149,6 +151,12 @@ def test_pointer_slider_keys_and_tables(window: Browser, run: Run, tmp_path: Pat
     shown = len(texts(window, "#table-links tbody tr"))
     window.click("#table-links .more")
     assert shown < len(texts(window, "#table-links tbody tr")) == len(links)
+
+    heads, lines = step_rows(as_dict(run))
+    assert texts(window, "#table-steps th") == heads
+    assert texts(window, "#table-steps td") == [cell for line in lines for cell in line]
+    heights = window.run("return Array.from(document.querySelectorAll('#table-steps tr'), (e) => e.offsetHeight);")
+    assert max(heights) < 30, "each on one line"
 
     assert any(text.startswith(HOSTILE) for text in texts(window, "#path-table td"))
     window.move_to("#path canvas", 300, 10)

@@ -1,12 +1,13 @@
 """A run as text for a performance engineer: a verdict first, then the tables behind it."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from meshemu.analysis import findings_text
+from meshemu.analysis.step_rows import step_rows
 from meshemu.analysis.summary import as_dict
-from meshemu.analysis.table import percent, shortened, table
+from meshemu.analysis.table import fraction, percent, shortened, table
 from meshemu.hardware import Router
 from meshemu.record import Run
 from meshemu.units import format_bytes, format_energy, format_flops, format_power, format_time
@@ -64,35 +65,16 @@ def _network(router: Mapping[str, Any] | None) -> str:
 
 
 def _steps(content: Mapping[str, Any]) -> str:
-    first, last = content["first_step"], content["last_step"]
-    if last is None:
+    head, rows = step_rows(content)
+    if not rows:
         return ""
-    steps = [first] if first["step"] == last["step"] else [first, last]
     rate = content["compute_rate"]
-
-    def row(label: str, key: str, form: Any) -> list[str]:
-        return [label, *(form(step[key]) for step in steps)]
-
-    rows = [
-        row("time of the step", "time_ps", format_time),
-        [
-            "compute (busiest device)",
-            *(f"{format_time(s['compute_ps'])} ({percent(s['compute_ps'], s['time_ps'])})" for s in steps),
-        ],
-        [
-            "exposed communication",
-            *(f"{format_time(s['exposed_comm_ps'])} ({percent(s['exposed_comm_ps'], s['time_ps'])})" for s in steps),
-        ],
-        *_training_rows(content["loss_names"], steps),
-        row("wall time of emulation", "wall_s", lambda value: f"{value:.3g} s"),
-    ]
     peak = "unknown" if rate["peak_flops_per_s"] is None else format_flops(rate["peak_flops_per_s"])
     reached = (
         f"Last step: {format_flops(round(rate['achieved_flops_per_s']))} of {peak} peak in "
-        f"{rate['number_format'] or 'no format'} ({_fraction(rate['fraction_of_peak'])} of peak over all formats)"
+        f"{rate['number_format'] or 'no format'} ({fraction(rate['fraction_of_peak'])} of peak over all formats)"
     )
-    steps_table = table(["", *(f"step {step['step']}" for step in steps)], rows)
-    return "\n".join([f"Steps\n{steps_table}", *map(_indent, [reached, *_energy(content["energy"])])])
+    return "\n".join([f"Steps\n{table(head, rows)}", *map(_indent, [reached, *_energy(content["energy"])])])
 
 
 def _energy(energy: Mapping[str, Any]) -> list[str]:
@@ -106,20 +88,6 @@ def _energy(energy: Mapping[str, Any]) -> list[str]:
     for name, value in energy["links_j"].items():
         lines.append(f"Part of it on {name} links, by the energy per bit that was assumed: {format_energy(value)}")
     return lines
-
-
-def _training_rows(loss_names: Sequence[str], steps: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """What the maths of each step gave, without what was computed in none of them; the loss in any case."""
-    optional = [("loss, held out", "held_out_loss", _number)]
-    optional += [(f"  {name}, held out", f"held_out_loss_{name}", _number) for name in loss_names]
-    optional += [("accuracy, held out", "accuracy", _fraction), ("norm of gradients", "gradient_norm", _number)]
-    rates = [key for key in steps[0] if key.startswith("learning_rate")]
-    lines = [("loss", "loss", _number), *((f"  {name}", f"loss_{name}", _number) for name in loss_names)]
-    lines += [line for line in optional if any(step[line[1]] is not None for step in steps)]
-    rows = [[label, *(form(step[key]) for step in steps)] for label, key, form in lines]
-    if any(step[key] is not None for step in steps for key in rates):
-        rows.append(["learning rate", *(", ".join(_number(step[key]) for key in rates) for step in steps)])
-    return rows
 
 
 def _where_time_goes(content: Mapping[str, Any]) -> str:
@@ -190,8 +158,8 @@ def _link_classes(content: Mapping[str, Any]) -> str:
             row["class"],
             f"{row['links']:,}",
             format_bytes(row["bytes"]),
-            _fraction(row["mean_utilisation"]),
-            _fraction(row["max_utilisation"]),
+            fraction(row["mean_utilisation"]),
+            fraction(row["max_utilisation"]),
             format_time(row["wait_ps"]),
         ]
         for row in content["link_classes"]
@@ -206,7 +174,7 @@ def _busiest_links(content: Mapping[str, Any]) -> str:
             f"{row['name']}",
             str(row["link"]),
             row["class"],
-            _fraction(row["utilisation"]),
+            fraction(row["utilisation"]),
             format_bytes(row["bytes"]),
             format_time(row["wait_ps"]),
             f"{row['max_queue']:,}",
@@ -226,14 +194,6 @@ def _assumptions(content: Mapping[str, Any]) -> str:
 
 def _indent(text: str) -> str:
     return f"  {text}"
-
-
-def _fraction(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.{1 if value >= 0.01 or value == 0 else 3}f} %"
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}"
 
 
 def _time(value_ps: int | None) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-__all__ = ["percent", "shortened", "table"]
+__all__ = ["fraction", "percent", "shortened", "table"]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1, right_to: int | None = None) -> str:
@@ -32,3 +32,8 @@ def shortened(text: str, width: int) -> str:
 def percent(part: float, total: float, *, sign: bool = False) -> str:
     """Part of total with one decimal, "-" of nothing; sign: with a + where it is more than zero."""
     return f"{100 * part / total:{'+' if sign and part else ''}.1f} %" if total else "-"
+
+
+def fraction(value: float | None) -> str:
+    """A share from 0 to 1 in percent, of less than one percent with three decimals; "-" where none is known."""
+    return "-" if value is None else f"{100 * value:.{1 if value >= 0.01 or value == 0 else 3}f} %"

@@ -1,6 +1,7 @@
 """The tables of the page: columns with a heading, what kind of quantity they hold, and values.
 
-Kinds are known to the page's scripts: text, count, number, share (0 to 1), time (ps), bytes, flops and rate (FLOP/s).
+Kinds are known to the page's scripts: text, figure (a number with its unit, as text), count, number, share (0 to 1),
+time (ps), bytes, flops and rate (FLOP/s).
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from meshemu.analysis.page.arrays import packed, plain
+from meshemu.analysis.step_rows import step_rows
 from meshemu.record import Run
 
 __all__ = ["tables"]
@@ -128,24 +130,12 @@ def _of_rows(name: str, title: str, columns: _Columns, rows: Sequence[Mapping[st
 
 
 def _steps(report: Mapping[str, Any]) -> dict[str, Any] | None:
-    """First and last step side by side, without what was computed in neither."""
-    steps = [report["first_step"], report["last_step"]]
-    if steps[0] is None:
+    """First and last step side by side, as in the report."""
+    heads, rows = step_rows(report)
+    if not rows:
         return None
-    if steps[0]["step"] == steps[1]["step"]:
-        del steps[1]
-    keys = [key for key in steps[0] if key != "step" and any(step[key] not in (None, "") for step in steps)]
-    columns = [_column("", "text", [key.replace("_", " ") for key in keys])]
-    for step in steps:
-        columns.append(_column(f"step {step['step']}", "mixed", [_with_kind(key, step[key]) for key in keys]))
+    columns = [_column(head, "figure" if at else "text", [row[at] for row in rows]) for at, head in enumerate(heads)]
     return {"name": "steps", "title": "Steps", "columns": columns}
-
-
-def _with_kind(key: str, value: Any) -> list[Any]:
-    """[kind, value] by the unit in the name of a figure of a step."""
-    kinds = {"_ps": "time", "_bytes": "bytes", "flops": "flops", "sha256": "text", "accuracy": "share"}
-    kind = next((kind for end, kind in kinds.items() if key.endswith(end)), "seconds" if key == "wall_s" else "number")
-    return [kind, plain(value)]
 
 
 def _messages(run: Run) -> dict[str, Any] | None:

@@ -38,12 +38,12 @@ function percent(value) {
 
 const FORMS = {
   text: (value) => String(value),
+  figure: (value) => value,
   yes: (value) => (value ? "yes" : "no"),
   count: (value) => value.toLocaleString("en"),
   number: (value) => String(Number(value.toPrecision(6))),
   share: percent,
   time: (value) => quantity(value, "s", -12),
-  seconds: (value) => quantity(value, "s"),
   bytes: (value) => quantity(value, "B"),
   known_bytes: (value) => (value < 0 ? "-" : quantity(value, "B")),
   flops: (value) => quantity(value, "FLOP"),
@@ -51,7 +51,6 @@ const FORMS = {
   bandwidth: (value) => quantity(value, "B/s"),
   power: (value) => quantity(value, "W"),
   energy: (value) => quantity(value, "J"),
-  mixed: (value) => shown(value[0], value[1]),
 };
 
 /** A value as text, "-" where there is none. */

@@ -1,7 +1,7 @@
 // Tables that sort by any column; long ones show their first rows until asked for all.
 
 const FIRST_ROWS = 20;
-const TEXTS = new Set(["text", "yes", "mixed"]);
+const TEXTS = new Set(["text", "yes"]);
 
 /** Values of a column: its own, or those of links or devices. */
 function valuesOf(column, sources) {
@@ -26,9 +26,9 @@ function tableOf(table, sources = {}) {
   const body = element("tbody");
   const heads = columns.map((column, at) => {
     const button = element("button", { type: "button" }, column.heading);
-    const sortable = column.kind !== "mixed" && column.heading;
+    const sortable = column.kind !== "figure" && column.heading;
     button.addEventListener("click", () => sortable && sort(at));
-    return element("th", { scope: "col", class: TEXTS.has(column.kind) && column.kind !== "mixed" ? "text" : "" }, sortable ? button : column.heading);
+    return element("th", { scope: "col", class: TEXTS.has(column.kind) ? "text" : "" }, sortable ? button : column.heading);
   });
   const more = element("button", { type: "button", class: "more" }, `show all ${nRows.toLocaleString("en")} rows`);
   more.addEventListener("click", () => {
@@ -40,7 +40,7 @@ function tableOf(table, sources = {}) {
     const rows = state.all ? order : order.slice(0, FIRST_ROWS);
     body.replaceChildren(
       ...rows.map((row) =>
-        element("tr", {}, ...columns.map(({ kind, values }) => element("td", TEXTS.has(kind) && kind !== "mixed" ? { class: "text" } : {}, shown(kind, values[row])))),
+        element("tr", {}, ...columns.map(({ kind, values }) => element("td", TEXTS.has(kind) ? { class: "text" } : {}, shown(kind, values[row])))),
       ),
     );
     more.hidden = state.all;
