@@ -141,6 +141,18 @@ def test_what_does_not_fit_is_never_chosen_and_activations_are_made_again_where_
         tune(config, trials=0)
 
 
+def test_a_small_model_is_left_on_one_device_which_leaves_nothing_else_to_choose(config):
+    slow = ["system.die_edge.latency=100 us"]  # so that nothing is worth sending
+    found = tune(config, overrides=slow, trials=20)
+    assert found.best.choice.plan == "{ data = 1 }"
+    assert found.config.plan.model_dump(exclude_none=True) == {"data": 1}
+    assert sum(trial.choice.plan == "{ data = 1 }" for trial in found.trials) == 1
+
+    memory = next(trial.memory_bytes for trial in found.trials if trial.choice.plan == "{ data = 1 }")
+    tight = tune(config, overrides=[*slow, f"system.node.sram={memory // 700} B"], trials=6)
+    assert not any("shard = 1" in trial.choice.plan for trial in tight.trials)
+
+
 def test_the_command_leaves_a_configuration_that_runs(config, tmp_path, capfd):
     words = ["tune", str(config), "--trials", "3", "-o", str(tmp_path / "out"), "--json"]
     assert cli.main(words) == 0

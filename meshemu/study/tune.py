@@ -21,7 +21,7 @@ from meshemu.mesh import flatten
 from meshemu.study.tuning_estimate import Estimates
 from meshemu.study.tuning_model import options_for, plans_for
 from meshemu.study.tuning_options import Options
-from meshemu.study.tuning_space import sharded
+from meshemu.study.tuning_space import extent, sharded
 from meshemu.study.tuning_trials import Trial, Trials
 from meshemu.workload.candidates import largest
 from meshemu.workload.placement import make_plan
@@ -123,7 +123,7 @@ class _Search:
                 why = NO_BETTER
             if why:
                 self._passed.append(Trial(choice, bound_ps, why=why))
-            elif self._try(table).lacks_memory and "data" in table and "shard" not in table and self._left(budget) > 0:
+            elif self._try(table).lacks_memory and _replicas(table) > 1 and self._left(budget) > 0:
                 self._try(sharded(table, 3))
 
     def options(self, trials: int) -> None:
@@ -197,6 +197,12 @@ class _Search:
 
     def _hopeless(self, bound_ps: int) -> bool:
         return self.trials.best_ps is not None and bound_ps >= self.trials.best_ps
+
+
+def _replicas(table: Mapping[str, Any]) -> int:
+    """Along the axis `data`, whose parameters are whole."""
+    return extent(table.get("data", 1))
+
 
 def _named(number: int, numbers: Mapping[str, int]) -> dict[str, int]:
     return {f"{number} {key}": value for key, value in numbers.items()}

@@ -8,7 +8,7 @@ from typing import Any
 
 from meshemu.config.schema import Timing
 from meshemu.study.study_file import as_toml
-from meshemu.study.tuning_space import sharded
+from meshemu.study.tuning_space import n_devices, sharded
 
 __all__ = ["COLLECTIVES", "IN_NETWORK", "Choice", "Options"]
 
@@ -68,7 +68,12 @@ class Options:
         collectives: Sequence[str],
         gradient_bytes: int,
     ) -> "Options":
-        """layouts, cuts: alternatives to those of the plan (`placements`, `stage_cuts`). gradient_bytes: of all."""
+        """layouts, cuts: alternatives to those of the plan (`placements`, `stage_cuts`). gradient_bytes: of all.
+
+        One device alone has none: it sends nothing.
+        """
+        if n_devices(table) == 1:
+            return cls(table, {})
         given: dict[str, Sequence[Any]] = {
             "layout": [{}, *layouts],
             "stages": [{}, *({"stages": list(names)} for names in cuts)],

@@ -147,7 +147,7 @@ def _micro_batches(stages: int, batch_size: int, given: int) -> list[int]:
 
 
 def _replicated(inner: Table, lying: Lying, n_alive: int, samples: int) -> Iterator[Table]:
-    """Plans with replicas for so many samples a pass, and the one without."""
+    """Plans with replicas for so many samples a pass, and the one without; last of the uncut ones, one device alone."""
     others = n_devices({kind: n for kind, n in inner.items() if kind != "spatial"})
     # One axis over all that is alive may leave out what is dead.
     whole = len(inner) == 1 and "spatial" not in inner and others == n_alive
@@ -156,7 +156,7 @@ def _replicated(inner: Table, lying: Lying, n_alive: int, samples: int) -> Itera
     counts = _counts(lying[::others][: samples + 1], samples)
     if not inner and 1 < n_alive <= samples and n_alive not in counts:
         counts = [n_alive, *counts]
-    for count in _thinned(counts) if inner else counts:
+    for count in _thinned(counts) if inner else [*counts, 1]:
         yield {**inner, "data": count}
 
 
