@@ -109,7 +109,7 @@ def test_failures_of_the_emulator_become_a_line_and_a_code(error, code, line, co
         (["run"], "the following arguments are required: CONFIG.toml (see 'meshemu run --help')"),
         (["run", "a.toml", "--steps", "x"], "argument --steps: invalid int value: 'x'"),
         (["run", "no.toml"], "no.toml: cannot be read: No such file or directory"),
-        (["run", "no.toml", "--stepz", "2"], "unrecognized arguments: --stepz 2"),
+        (["run", "no.toml", "--stepz", "2"], "unrecognized arguments: --stepz 2 (see 'meshemu run --help')"),
         (["run", "small.toml", "--set"], "argument --set: expected one argument"),
         (["run", "small.toml", "--set", "a"], "--set a: give it as key=value"),
         (["run", "small.toml", "--steps", "0"], "training.steps = 0: should be greater than 0"),

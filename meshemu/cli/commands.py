@@ -34,6 +34,13 @@ class Parser(argparse.ArgumentParser):
         """Raise InputError instead of printing the usage."""
         raise InputError(f"{message} (see '{self.prog} --help')")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """None are unknown: argparse would leave those of a subcommand to its parser, which names the wrong help."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, []
+
 
 class Commands:
     """The subcommands of a parser."""
