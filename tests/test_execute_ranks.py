@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from models_under_test import Step, assert_same_step, captured, classes, grid, images, partitioned
+from models_under_test import Partitioned, Step, assert_same_step, captured, classes, grid, images, partitioned
 from shared_captures import Captures
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +15,9 @@ from torch.nn import functional as F
 import meshemu
 from meshemu.execute.training import digest_of
 from meshemu.runtime.local import run_ranks
+from meshemu.workload.chunks import chunk_bounds
 from meshemu.workload.models import build_model
+from meshemu.workload.spmd import Collective
 
 BATCH = images(6, 3, 13, 11).float(), classes(6)
 CAPTURES = Captures()
@@ -145,3 +147,51 @@ def test_dropout_drops_its_share_and_keeps_the_mean() -> None:
     step = partitioned(graph, "data", 2, 2).run(model, batch)
     kept = float(step.loss) * 0.7
     assert abs(kept - 70_000) < 5 * (100_000 * 0.3 * 0.7) ** 0.5
+
+
+def groups_that_cannot_be_cut() -> nn.Module:
+    """Eight channels over three devices, between them weights that all three hold whole."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 8, 3, padding=1, groups=2), nn.Tanh(),
+        nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
+    )  # fmt: skip
+
+
+def copies_of(step: Partitioned) -> set[bool]:
+    """Of the copies of a block that groups of a collective make, each for itself: whether all are cut alike."""
+    alike = set()
+    for instruction in step.spmd.instructions:
+        if not isinstance(instruction, Collective) or instruction.kind != "all_reduce":
+            continue
+        cuts: dict[Any, set[bytes]] = {}
+        for group in step.plan.groups(instruction.axes, instruction.stages)[0]:
+            bounds = chunk_bounds(instruction, len(group), group, step.plan).tobytes()
+            for value in instruction.outputs:
+                cuts.setdefault((value.id, int(step.plan.index(value.layout.axes)[group[0]])), set()).add(bounds)
+        alike |= {len(cut) == 1 for cut in cuts.values()}
+    return alike
+
+
+@pytest.mark.parametrize("plan", [{"tensor": 3, "data": 3}, {"tensor": 3, "shard": 3}, {"tensor": 3, "data": 2}])
+def test_copies_of_one_gradient_are_sums_in_one_order(plan: Any) -> None:
+    batch = images(6, 3, 6, 6).float(), classes(6, n=4)
+    step = partitioned(captured(groups_that_cannot_be_cut(), batch, F.cross_entropy), plan, 3, 3)
+    assert copies_of(step) == {True}
+
+
+def test_copies_that_several_ranks_make_are_the_same_bits() -> None:
+    batch, given = (images(6, 3, 6, 6).float(), classes(6, n=4)), groups_that_cannot_be_cut()
+
+    def states(comm: Any) -> list[str]:
+        model = copy.deepcopy(given)
+        meshemu.emulate(
+            model, batch, F.cross_entropy, optimizer=lambda p: torch.optim.SGD(p, lr=0.1), system=grid(2, 3),
+            plan={"data": 2, "tensor": 3}, steps=2, formats={"communication": "fp16"}, comm=comm,
+        )  # fmt: skip
+        return [str(t.double().flatten().tolist()) for t in model.state_dict().values()]
+
+    with CAPTURES.of("uneven"):
+        alone = run_ranks(1, states)[0]
+        for n_ranks in (2, 3, 4):
+            assert run_ranks(n_ranks, states) == [alone] * n_ranks

@@ -34,11 +34,17 @@ def accumulated(low: Lowering, total: Value | None, term: Value, micro_batches: 
 
 @dataclass(frozen=True)
 class _Route:
-    """How a gradient gets to its parameter's layout: scattered over some axes, summed over others, on its stage."""
+    """How a gradient gets to its parameter's layout: scattered over some axes, summed over others, on its stage.
+
+    uneven: if it is summed, the axes along which its blocks differ in size. A buffer is cut into chunks of equal size,
+    and where a chunk begins decides in what order terms are added (and which of them are rounded as they are sent). So
+    groups that sum the same block each for themselves must have buffers of one size: else their copies would differ.
+    """
 
     stages: tuple[int, ...]
     scattered: tuple[str, ...]
     summed: tuple[str, ...]
+    uneven: tuple[str, ...]
     dtype: torch.dtype
 
 
@@ -126,14 +132,14 @@ class Gradients:
             return low.fetch(total, layout)
 
     def _send(self, item: _Item) -> None:
-        partial = item.value.layout.partial
-        if not partial or self._low.is_resolved(item.value):
+        layout = item.value.layout
+        if not layout.partial or self._low.is_resolved(item.value):
             self._results[item.name, item.node] = self._low.fetch(item.value, item.layout)
             return
         scattered = self._low.scattered_axes(item.value, item.layout) if self._scatter else ()
-        route = _Route(
-            item.value.layout.stages, scattered, tuple(a for a in partial if a not in scattered), item.value.dtype
-        )
+        summed = tuple(axis for axis in layout.partial if axis not in scattered)
+        uneven = layout.uneven_axes if summed else ()
+        route = _Route(layout.stages, scattered, summed, uneven, item.value.dtype)
         bucket = self._open.setdefault(route, [])
         bucket.append(item)
         if sum(self._block_bytes(i.value) for i in bucket) >= self._bucket_bytes:

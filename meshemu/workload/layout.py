@@ -85,6 +85,12 @@ class Layout:
         if len(self.axes) != len(used) or len({s.dim for s in ordered}) != len(ordered):
             raise AssertionError(f"an axis or a dim is used twice in {self}")
 
+    @property
+    def uneven_axes(self) -> tuple[str, ...]:
+        """Axes along which blocks differ in size, sorted."""
+        uneven = (split for split in self.splits if len({hi - lo for lo, hi in split.ranges}) > 1)
+        return tuple(sorted(axis for split in uneven for axis in split.axes))
+
     def on(self, stages: tuple[int, ...]) -> "Layout":
         """The same blocks on these stages."""
         return self if stages == self.stages else replace(self, stages=stages)
