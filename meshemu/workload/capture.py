@@ -23,6 +23,7 @@ from meshemu.errors import CaptureError, DataDependentError, MeshemuError
 from meshemu.workload.decisions import Decided, Decision, Replay, UnansweredError, asking
 from meshemu.workload.graph import Graph, GraphInput, Role, updated_by, where
 from meshemu.workload.origins import origins_of
+from meshemu.workload.recurrent import PlainLstm
 from meshemu.workload.step_maths import StepFunction, StepMaths, checked_maths
 
 __all__ = ["capture", "capture_maths", "decision_inputs"]
@@ -64,7 +65,7 @@ def capture_maths(
 
     def whole_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any], taken: list[list[Any]]) -> Any:
         replay = Replay(decisions, taken)
-        with asking(replay):
+        with asking(replay), PlainLstm():
             results = maths(p, b, flat)
         if len(replay.markers) < len(decisions):
             raise CaptureError(
