@@ -9,7 +9,9 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
+from types import CodeType
 from typing import Any
 
 from meshemu.errors import InputError, MeshemuError
@@ -34,6 +36,8 @@ def load_function(reference: str) -> Callable[..., Any]:
     path = Path(path_text).expanduser().resolve()
     if not path.is_file():
         raise InputError(f"'{reference}': there is no file {path}")
+    if path.suffix != ".py":
+        raise InputError(f"'{reference}': {path} is not a Python file")
     namespace = _execute(path, reference)
     function = namespace.get(function_name)
     if not callable(function):
@@ -58,18 +62,26 @@ def call_user_function(reference: str, args: Mapping[str, Any]) -> Any:
         raise InputError(f"'{reference}': calling it failed: {_one_line(error)}") from error
 
 
+class _AsItStands(SourceFileLoader):
+    """Compiles the text of a file. Python's cached bytecode is that of any text of this length and second."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        path = self.get_filename(fullname)
+        return self.source_to_code(self.get_data(path), path)
+
+
 def _execute(path: Path, reference: str) -> dict[str, Any]:
     """Run the file as a module and return its names."""
     # Files of equal name in different folders must not replace each other; dataclasses look their module up by name.
     name = f"{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"'{reference}': {path} is not a Python file")
+    loader = _AsItStands(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
+    assert spec is not None  # as the loader is given
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
         with _importable(path.parent):
-            spec.loader.exec_module(module)
+            loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise InputError(f"'{reference}': importing {path} failed: {_one_line(error)}") from error
