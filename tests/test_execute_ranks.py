@@ -56,11 +56,12 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Any, Any, Any, tuple[int, int]]]
     "spatial 2 x 3 of 3 x 3": (network, BATCH, F.cross_entropy, {"spatial": [2, 3]}, (3, 3)),
     "data 2 x 3": (network, BATCH, F.cross_entropy, "data", (2, 3)),
     "data 5 of 1 x 6": (network, BATCH, F.cross_entropy, {"data": 5}, (1, 6)),
+    "tensor 2 of 1 x 3": (network, BATCH, F.cross_entropy, {"tensor": 2}, (1, 3)),
     "text, data 2 x 3": (language_model, (classes(7, 6, n=11), classes(7, 6, n=11, seed=4)), of_tokens, "data", (2, 3)),
 }
 
 
-@pytest.mark.parametrize("name, rank_counts", zip(CASES, [(2, 5), (3,), (4, 6), (5,)], strict=True))
+@pytest.mark.parametrize("name, rank_counts", zip(CASES, [(2, 5), (3,), (4, 6), (3,), (5,)], strict=True))
 def test_bits_do_not_depend_on_ranks(name: str, rank_counts: tuple[int, ...]) -> None:
     """Of whole trainings; tests/test_plan_cells.py has one step of every plan on 1 to 4 ranks.
 

@@ -79,9 +79,9 @@ def unfolded_values(*values: Value) -> tuple[Value, ...]:
 
 
 def cut(tensor: torch.Tensor, value: Value, host: Host) -> Blocks:
-    """The blocks of a whole tensor that a rank's devices hold."""
+    """The blocks of a whole tensor that a rank's devices hold: none where a rank has no device of the plan."""
     if value.replicated and not value.layout.stages:
-        return {(): tensor}
+        return {(): tensor} if host.positions else {}
     (boxed,) = unfolded_values(value)
     tensor = tensor.reshape(boxed.shape)
     return {
