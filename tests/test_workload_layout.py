@@ -199,7 +199,9 @@ def test_a_data_plan_leaves_dead_devices_out() -> None:
     "spec, message",
     [
         ("diagonal", "'diagonal' is unknown; a plan is one of"),
-        ({"data": 2, "spatal": [1, 2]}, "'spatal' is unknown"),
+        ({"data": 2, "spatal": [1, 2]}, r"plan\.spatal is unknown: did you mean 'spatial'\?"),
+        ({"pipeline": 2, "schedule": "gpipe"}, r"plan\.schedule is unknown: valid are pipeline, .*, order, stages"),
+        ({"pipeline": 2, "zer": 2}, r"plan\.zer is unknown: did you mean 'zero'\?"),
         ({"data": 4, "spatial": [1, 2]}, r"larger than the mesh: 4 x 2 = 8 > 6 live devices"),
         ({"data": 3, "spatial": [2, 1], "tensor": 2}, "3 x 2 x 2 = 12 > 6"),
         ({"data": [3, 1], "spatial": [1, 2]}, "larger than the mesh of 2 x 3 devices: 3 x 2"),

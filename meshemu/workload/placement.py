@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meshemu.config.spelling import suggestion
 from meshemu.errors import PlanError
 from meshemu.mesh import Mesh
 from meshemu.workload.pipeline_order import ORDERS
@@ -20,6 +21,9 @@ KINDS = (PIPELINE, "data", "shard", "tensor", "spatial")
 
 CUTS = ("column", "row", "replicate")
 """How the weights of a module may be cut over "tensor": by what they put out, by what they take in, or not."""
+
+OPTIONS = ("zero", "modules", "micro_batches", "order", "stages")
+"""What may stand beside them."""
 
 Extent = tuple[int, int]
 
@@ -49,12 +53,14 @@ def make_plan(spec: str | Mapping[str, Any], mesh: Mesh) -> Plan:
 
 
 def _placed(spec: Any, entries: Mapping[str, Any], mesh: Mesh) -> Plan:
-    if not entries or any(kind not in KINDS for kind in entries):
-        unknown = next((kind for kind in entries if kind not in KINDS), spec)
+    if not entries or (isinstance(spec, str) and spec not in KINDS):
         raise PlanError(
-            f"plan {unknown!r} is unknown; a plan is one of {', '.join(KINDS)}, auto, or a table of several such as "
+            f"plan {spec!r} is unknown; a plan is one of {', '.join(KINDS)}, auto, or a table of several such as "
             "{data = 6, spatial = [5, 5]}"
         )
+    for key in entries:
+        if key not in KINDS:
+            raise PlanError(f"plan.{key} is unknown: {suggestion(str(key), (*KINDS, *OPTIONS))}")
     kinds = [kind for kind in KINDS if kind in entries]
     if [*entries.values()] == [None]:
         return _whole_mesh(kinds[0], mesh)
