@@ -6,12 +6,14 @@ captured along the path that a list of decisions says.
 """
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from threading import Lock
 from typing import Any
 
 import torch
+import torch._dynamo
 import torch.fx.traceback as fx_traceback
 from torch import fx, nn
 from torch.func import functionalize
@@ -65,7 +67,7 @@ def capture_maths(
 
     def whole_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any], taken: list[list[Any]]) -> Any:
         replay = Replay(decisions, taken)
-        with asking(replay), PlainLstm():
+        with asking(replay), PlainLstm(), _inlining():
             results = maths(p, b, flat)
         if len(replay.markers) < len(decisions):
             raise CaptureError(
@@ -108,6 +110,11 @@ def decision_inputs(decisions: Sequence[Decision]) -> dict[str, torch.Tensor]:
 def _trace(function: Callable[..., Any]) -> Callable[..., fx.GraphModule]:
     """make_fx by shapes only; tensors that the model or the loss hold beside parameters become constants."""
     return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
+
+
+def _inlining() -> AbstractContextManager[None]:
+    """What the model has compiled by torch.compile is captured as what it was made from; a setting of the thread."""
+    return torch._dynamo.config.patch(error_on_nested_fx_trace=False)
 
 
 def _has_effect(node: fx.Node) -> bool:
@@ -178,11 +185,16 @@ def _check_shapes(model_name: str, nodes: tuple[fx.Node, ...]) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the traceback that torch logs of an operator whose inputs do not fit: the error says it in one line."""
+    """Without the traceback that torch logs of an operator whose inputs do not fit: the error says it in one line.
+
+    And without its warning that hooks see a compiled module twice, once as itself: that gives one name more.
+    """
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Using `torch\.compile\(module\)` when there are global hooks")
+            yield
     finally:
         logger.disabled = before
 
