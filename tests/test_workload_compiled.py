@@ -50,10 +50,13 @@ WAYS: list[Callable[[], nn.Module]] = [lambda: compiled(Branching()), of_a_part,
 IDS = ["model", "part", "in place", "function"]
 
 
-def trained(make: Callable[[], nn.Module], comm: Any = None) -> tuple[list[float], list[list[float]], int]:
+def made(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = make()
+        return make()
+
+
+def trained(model: nn.Module, comm: Any = None) -> tuple[list[float], list[list[float]], int]:
     result = meshemu.emulate(
         model, (images(6, 6).float(), classes(6)), F.cross_entropy, optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
         system=grid(2, 3), plan={"data": 3, "tensor": 2}, steps=3, comm=comm,
@@ -65,13 +68,14 @@ def trained(make: Callable[[], nn.Module], comm: Any = None) -> tuple[list[float
 def test_a_compiled_model_is_trained_as_the_plain_one(make: Callable[[], nn.Module]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert trained(make) == trained(Branching)
+        assert trained(made(make)) == trained(made(Branching))
 
 
 def test_threads_capture_a_compiled_model() -> None:
-    """The setting of torch that lets it be traced is one of the thread."""
-    torch.manual_seed(0)
-    assert run_ranks(2, lambda comm: trained(in_place, comm)[0]) == [trained(in_place)[0]] * 2
+    """One thread may decide on values while another traces."""
+    models = [made(in_place) for _ in range(3)]
+    alone = trained(models[2])
+    assert run_ranks(2, lambda comm: trained(models[comm.rank], comm)) == [alone] * 2
 
 
 def test_a_compiled_model_is_evaluated() -> None:

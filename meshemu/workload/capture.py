@@ -8,12 +8,11 @@ captured along the path that a list of decisions says.
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
 import torch
-import torch._dynamo
 import torch.fx.traceback as fx_traceback
 from torch import fx, nn
 from torch.func import functionalize
@@ -67,7 +66,7 @@ def capture_maths(
 
     def whole_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any], taken: list[list[Any]]) -> Any:
         replay = Replay(decisions, taken)
-        with asking(replay), PlainLstm(), _inlining():
+        with asking(replay), PlainLstm():
             results = maths(p, b, flat)
         if len(replay.markers) < len(decisions):
             raise CaptureError(
@@ -110,11 +109,6 @@ def decision_inputs(decisions: Sequence[Decision]) -> dict[str, torch.Tensor]:
 def _trace(function: Callable[..., Any]) -> Callable[..., fx.GraphModule]:
     """make_fx by shapes only; tensors that the model or the loss hold beside parameters become constants."""
     return make_fx(function, tracing_mode="fake", _allow_non_fake_inputs=True)
-
-
-def _inlining() -> AbstractContextManager[None]:
-    """What the model has compiled by torch.compile is captured as what it was made from; a setting of the thread."""
-    return torch._dynamo.config.patch(error_on_nested_fx_trace=False)
 
 
 def _has_effect(node: fx.Node) -> bool:

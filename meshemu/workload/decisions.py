@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meshemu.errors import CaptureError
+from meshemu.workload.constants import Constants
 
 __all__ = ["Asking", "Decided", "Decision", "Replay", "UnansweredError", "asked_tensors", "asking"]
 
@@ -174,6 +175,7 @@ class Replay(Asking):  # type: ignore[no-untyped-call]
         super().__init__()
         self._decisions = decisions
         self._taken = taken
+        self._constants = Constants()
         self.markers: list[tuple[list[torch.Tensor], list[torch.Tensor]]] = []
 
     def decide(self, func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -185,7 +187,7 @@ class Replay(Asking):  # type: ignore[no-untyped-call]
         """
         k = len(self.markers)
         if k == len(self._decisions):
-            return _constant(func, args, kwargs)
+            return self._constant(func, args, kwargs)
         decision = self._decisions[k]
         if decision.operator != str(func):
             raise CaptureError(
@@ -198,24 +200,31 @@ class Replay(Asking):  # type: ignore[no-untyped-call]
             return decision.number
         return taken[0] if len(taken) == 1 else tuple(taken)
 
+    def other(self, func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The result of any other operator, whose value may be known."""
+        result = func(*args, **kwargs)
+        self._constants.note(func, args, kwargs, result)
+        return result
+
+    def _constant(self, func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The number that an operator gives if it is the same whatever the inputs are.
+
+        Raises:
+            UnansweredError: it depends on them, or is none.
+        """
+        if func in NUMBERS:
+            with suppress(KeyError):
+                return self._constants.value(func, args, kwargs)
+            # What a fake tensor raises when it is asked for a value; NotImplementedError where it has no such operator.
+            with suppress(DataDependentOutputException, NotImplementedError):
+                number = func(*args, **kwargs)
+                if type(number) in (bool, int, float, complex):
+                    return number
+        raise UnansweredError(str(func))
+
 
 class UnansweredError(Exception):
     """A capture asks for more than was decided. str() is the operator."""
-
-
-def _constant(func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """The number that an operator gives if it is the same whatever the inputs are.
-
-    Raises:
-        UnansweredError: it depends on them, or is none.
-    """
-    if func in NUMBERS:
-        # What a fake tensor raises when it is asked for a value; NotImplementedError where it has no such operator.
-        with suppress(DataDependentOutputException, NotImplementedError):
-            number = func(*args, **kwargs)
-            if type(number) in (bool, int, float, complex):
-                return number
-    raise UnansweredError(str(func))
 
 
 def asked_tensors(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[torch.Tensor]:

@@ -71,7 +71,9 @@ class StepMaths:
         b = {name: t.clone() for name, t in buffers.items()}
         tensors = {**p, **b}
         state = {f"model.{place}": tensors[name] for place, name in self._places.items()}
-        results = functional_call(_Step(self, backward), state, (p, leaves), tie_weights=False)
+        # What torch.compile was applied to runs as what it was made from while this or another thread traces.
+        with torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+            results = functional_call(_Step(self, backward), state, (p, leaves), tie_weights=False)
         return *results, b | self._assigned(state, b)
 
     def _assigned(self, state: Tensors, buffers: Tensors) -> dict[str, torch.Tensor]:
