@@ -1,7 +1,8 @@
 """The maths of one step as a function of tensors: forward, loss and gradients of a module, which stays as it is."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,15 @@ StepFunction = Callable[[Callable[..., Any], Any], Any]
 def autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """The context in which a model computes: torch.autocast with `dtype`, or none, whatever the caller's context is."""
     return torch.autocast("cpu", dtype=dtype, enabled=dtype is not None)
+
+
+def _inlining() -> AbstractContextManager[Any]:
+    """Where what torch.compile was applied to runs as what it was made from while this or another thread traces.
+
+    Only that has loaded the compiler; a check of memory before a run does without.
+    """
+    dynamo = sys.modules.get("torch._dynamo")
+    return nullcontext() if dynamo is None else dynamo.config.patch(error_on_nested_fx_trace=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +81,7 @@ class StepMaths:
         b = {name: t.clone() for name, t in buffers.items()}
         tensors = {**p, **b}
         state = {f"model.{place}": tensors[name] for place, name in self._places.items()}
-        # What torch.compile was applied to runs as what it was made from while this or another thread traces.
-        with torch._dynamo.config.patch(error_on_nested_fx_trace=False):
+        with _inlining():
             results = functional_call(_Step(self, backward), state, (p, leaves), tie_weights=False)
         return *results, b | self._assigned(state, b)
 
