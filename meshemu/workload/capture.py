@@ -21,6 +21,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils import _pytree as pytree
 
 from meshemu.errors import CaptureError, DataDependentError, MeshemuError
+from meshemu.workload.attributes import attributes_kept, forgotten
 from meshemu.workload.decisions import Decided, Decision, Replay, UnansweredError, asking
 from meshemu.workload.graph import Graph, GraphInput, Role, updated_by, where
 from meshemu.workload.origins import origins_of
@@ -66,8 +67,11 @@ def capture_maths(
 
     def whole_step(p: dict[str, Any], b: dict[str, Any], flat: list[Any], taken: list[list[Any]]) -> Any:
         replay = Replay(decisions, taken)
-        with asking(replay), PlainLstm():
+        with asking(replay), PlainLstm(), attributes_kept(maths.model) as replaced:
             results = maths(p, b, flat)
+        for name, tensor in replaced.items():
+            if replay.read(tensor):
+                raise forgotten(name)
         if len(replay.markers) < len(decisions):
             raise CaptureError(
                 f"{model_name} cannot be captured: {len(decisions)} values are asked for when it is run, "

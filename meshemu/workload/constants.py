@@ -1,6 +1,6 @@
 """Tensors that a step makes from nothing that varies, such as masks: their values are known while it is captured."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,10 +34,12 @@ class Constants:
     def __init__(self) -> None:
         self._made: dict[Any, _Call] = {}
         self._written: set[int] = set()
+        self._held: dict[int, torch.Tensor] = {}
 
     def note(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         """Remember that `func` gave `result`; what it writes into is not known any more."""
         call = _Call(func, args, kwargs, result)
+        self.look(call.tensors())
         if func._schema.is_mutable:
             self._written |= {_storage(tensor) for tensor in call.tensors()}
             return
@@ -45,6 +47,14 @@ class Constants:
         if isinstance(result, FakeTensor) and not varies:
             # A view of all elements is them: it must not become its own source.
             self._made.setdefault(_identity(result), call)
+
+    def look(self, tensors: Iterable[torch.Tensor]) -> None:
+        """Remember that the step read `tensors`."""
+        self._held |= {id(tensor): tensor for tensor in tensors if not isinstance(tensor, FakeTensor)}
+
+    def held(self, tensor: torch.Tensor) -> bool:
+        """Whether an operator read `tensor`, which has values and was there before the step."""
+        return id(tensor) in self._held
 
     def value(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What `func` gives for the values of its arguments.

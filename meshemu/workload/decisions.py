@@ -19,6 +19,7 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meshemu.errors import CaptureError
+from meshemu.workload.attributes import refuse_write
 from meshemu.workload.constants import Constants
 
 __all__ = ["Asking", "Decided", "Decision", "Replay", "UnansweredError", "asked_tensors", "asking"]
@@ -185,6 +186,7 @@ class Replay(Asking):  # type: ignore[no-untyped-call]
             UnansweredError: the list ends before.
             CaptureError: it goes on with another question.
         """
+        self._constants.look(asked_tensors(args, kwargs))
         k = len(self.markers)
         if k == len(self._decisions):
             return self._constant(func, args, kwargs)
@@ -201,10 +203,15 @@ class Replay(Asking):  # type: ignore[no-untyped-call]
         return taken[0] if len(taken) == 1 else tuple(taken)
 
     def other(self, func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The result of any other operator, whose value may be known."""
+        """The result of any other operator, whose value may be known. Raises CaptureError: as `refuse_write`."""
+        refuse_write(func, args, kwargs)
         result = func(*args, **kwargs)
         self._constants.note(func, args, kwargs, result)
         return result
+
+    def read(self, tensor: torch.Tensor) -> bool:
+        """Whether the step read `tensor`, which was there before it."""
+        return self._constants.held(tensor)
 
     def _constant(self, func: Operator, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """The number that an operator gives if it is the same whatever the inputs are.
