@@ -1,5 +1,6 @@
 """Threads of a device: which ops run beside which, on both engines and any number of ranks, and what steps gain."""
 
+from copy import deepcopy
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from test_overlap_prefetch import SPEC
 from torch import nn
 from torch.nn import functional as F
 
+from meshemu import emulate
 from meshemu.analysis.critical_path import critical_path
 from meshemu.config import toml_text
 from meshemu.cost import durations_ps
@@ -229,3 +231,29 @@ def test_the_critical_path_is_the_step(threads: tuple[int, int]) -> None:
     for before, op in pairwise(path.ops):
         if program.kind[op] in (OpKind.COMPUTE, OpKind.REDUCE):
             assert times.end_ps[before] == times.start_ps[op], "nothing on the path waits for nothing"
+
+
+class Factored(nn.Module):
+    """Its operator that looks whether the factors are right makes no value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        square = x.mT @ x + torch.eye(3)
+        return self.head(torch.linalg.cholesky(square)[:, 0])  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("plan", ["data", {"pipeline": 2, "micro_batches": 2}], ids=str)
+def test_an_operator_without_a_result_holds_back_what_it_reads(plan: str | dict[str, int]) -> None:
+    """As any other: values are those of one thread."""
+    torch.manual_seed(0)
+    model, batch = Factored(), (torch.randn(8, 2, 3), torch.arange(8) % 4)
+    system = System.grid(rows=2, cols=2, bandwidth="10 GB/s", latency="1 us")
+
+    def losses(compute_threads: int) -> list[float]:
+        options = TimingOptions(compute_threads=compute_threads)
+        return emulate(deepcopy(model), batch, F.cross_entropy, system=system, plan=plan, options=options).losses
+
+    assert losses(1) == losses(2)

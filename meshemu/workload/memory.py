@@ -13,7 +13,17 @@ from meshemu.workload.op_order import OpOrder
 from meshemu.workload.plan import Plan
 from meshemu.workload.receive_buffers import ReceiveBuffers
 from meshemu.workload.spill import Spill
-from meshemu.workload.spmd import Collective, Compute, Instruction, Spmd, Value, inputs_of, last_uses, outputs_of
+from meshemu.workload.spmd import (
+    Collective,
+    Compute,
+    Instruction,
+    Spmd,
+    Value,
+    inputs_of,
+    last_uses,
+    outputs_of,
+    stages_of,
+)
 
 __all__ = ["MemoryWalk", "batch_read", "block_bytes"]
 
@@ -178,7 +188,7 @@ def _delayed(spmd: Spmd, views: frozenset[str], n_ops: int) -> Mapping[int, list
         return released
     order, found = OpOrder(spmd, views), dict[int, list[int]]()
     for i, values in released.items():
-        later = order.after(i, outputs_of(spmd.instructions[i])[0].layout.stages, n_ops)
+        later = order.after(i, stages_of(spmd.instructions[i]), n_ops)
         if later is not None:
             found.setdefault(later, []).extend(values)
     return found

@@ -35,6 +35,7 @@ __all__ = [
     "last_uses",
     "outputs_of",
     "read_once",
+    "stages_of",
 ]
 
 Combine = str
@@ -267,3 +268,12 @@ def outputs_of(instruction: Instruction) -> tuple[Value, ...]:
             return instruction.outputs
         case _:
             return (instruction.output,)
+
+
+def stages_of(instruction: Instruction) -> tuple[int, ...]:
+    """Stages of a pipeline that carry an instruction out; () stands for all."""
+    match instruction:
+        case Compute() | Collective():
+            return instruction.stages
+        case _:
+            return instruction.output.layout.stages
